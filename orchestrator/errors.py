@@ -1,10 +1,10 @@
 """What can go wrong, as a small tree that callers catch at the width they mean.
 
-    SweepError                     anything distilsweep reports in words
-      SpecError                    a sweep, cluster or data file is wrong; carries every problem found
-      PlanError                    the files are right, but what they ask for cannot be run
-      RecordError                  a stored record or folder cannot be read
-      TrialError                   a trial failed; carries the trial and the path of its log
+SweepError                     anything distilsweep reports in words
+  SpecError                    a sweep, cluster or data file is wrong; carries every problem found
+  PlanError                    the files are right, but what they ask for cannot be run
+  RecordError                  a stored record or folder cannot be read
+  TrialError                   a trial failed; carries the trial and the path of its log
 """
 
 from collections.abc import Sequence

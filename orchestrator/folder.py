@@ -1,17 +1,17 @@
 """The one place that knows the file names of a sweep.
 
-    <root>/                        ./sweeps, or DISTILSWEEP_HOME, or --folder
-      store/                       what trials share, by content (the teacher, importance scores, tokenised data)
-      mlflow.db, mlartifacts/      the default tracking store
-      <name>/
-        spec.yaml, plan.json       what was asked for, resolved
-        study.db                   the Optuna study
-        records/<trial>.json       one record per finished trial: the truth
-        history/<trial>.jsonl      every report of a trial, one a line
-        trials/<trial>/            checkpoints of its stages; model/ is the trained student
-        logs/                      the driver's and the trials' logs
-        status.json                what is happening now, rewritten every second
-        report.html, report.md, export/
+<root>/                        ./sweeps, or DISTILSWEEP_HOME, or --folder
+  store/                       what trials share, by content (the teacher, importance scores, tokenised data)
+  mlflow.db, mlartifacts/      the default tracking store
+  <name>/
+    spec.yaml, plan.json       what was asked for, resolved
+    study.db                   the Optuna study
+    records/<trial>.json       one record per finished trial: the truth
+    history/<trial>.jsonl      every report of a trial, one a line
+    trials/<trial>/            checkpoints of its stages; model/ is the trained student
+    logs/                      the driver's and the trials' logs
+    status.json                what is happening now, rewritten every second
+    report.html, report.md, export/
 """
 
 import os

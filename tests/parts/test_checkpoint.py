@@ -44,7 +44,7 @@ def same(one: Bert, other: Bert) -> None:
     assert all(torch.equal(value, wanted[name]) for name, value in one.state_dict().items())
 
 
-def stored(folder: Path, layout: Layout = STOCK, **config: Any) -> tuple[Path, Bert]:  # noqa: ANN401
+def stored(folder: Path, layout: Layout = STOCK, **config: Any) -> tuple[Path, Bert]:
     """A saved model, some keys of its config.json replaced (None: removed)."""
     model = random_bert(layout)
     save(model, folder, labels=NAMES if layout.labels == 3 else None)

@@ -1,0 +1,5 @@
+"""`python -m orchestrator` is `distilsweep`."""
+
+from orchestrator.cli import main
+
+main()

@@ -1,0 +1,244 @@
+"""What the driver knows of a sweep, and writes down: every report in a history, every end in one record.
+
+The records are the truth and are written before anybody else hears of an end: a driver that dies later has lost
+nothing. Whoever wants to follow a sweep is a `Watcher`; what goes wrong in one is logged and harms nobody else.
+"""
+
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from methods.parts.layout import Layout
+from orchestrator import records as trial_records
+from orchestrator.folder import SweepFolder
+from orchestrator.jobqueue import HALTED, START, Position
+from orchestrator.plan import Design, Plan, Refusal
+from orchestrator.records import TEACHER, TrialRecord
+
+log = logging.getLogger(__name__)
+
+
+class Watcher(Protocol):
+    """Someone who follows a sweep."""
+
+    def on_start(self, plan: Plan) -> None:
+        """The sweep begins, or goes on."""
+
+    def on_trial(self, trial: str, design: Design) -> None:
+        """A trial begins, or goes on."""
+
+    def on_report(self, trial: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Numbers of a running trial; those of stages before the last are named `<stage>/<metric>`."""
+
+    def on_record(self, record: TrialRecord) -> None:
+        """A trial has ended, or a design was refused."""
+
+    def on_end(self, result: object) -> None:
+        """The sweep has ended; `result` is a `sweep.SweepResult`."""
+
+
+@dataclass(slots=True)
+class Curve:
+    """The comparable numbers of a trial: one (score, standard error) for each report of its final stage."""
+
+    costs: Mapping[str, float]
+    scores: list[tuple[float, float]] = field(default_factory=list)
+    last: Mapping[str, float] = field(default_factory=dict)
+    """All numbers of the last such report."""
+    finished: bool = False
+
+    def add(self, body: Mapping[str, Any]) -> None:
+        """Takes a report in, if it is comparable."""
+        metrics = body["metrics"]
+        if body["final"] and "score" in metrics:
+            self.scores.append((metrics["score"], metrics.get("score_se", 0.0)))
+            self.last = metrics
+
+
+@dataclass(slots=True)
+class Live:
+    """A trial that is under way."""
+
+    design: Design
+    curve: Curve
+    at: Position
+    started_s: float
+    stage: str = ""
+    stopped: str = ""
+    """Why the stop rule ended it."""
+
+
+class Ledger:
+    """The memory of the driver; all of it can be read again from the sweep's folder."""
+
+    def __init__(self, plan: Plan, folder: SweepFolder, watchers: Sequence[Watcher]) -> None:
+        self.plan, self.folder = plan, folder
+        self.records = {record.trial: record for record in trial_records.read(folder)}
+        self.live: dict[str, Live] = {}
+        self.curves: dict[str, Curve] = {}
+        self.lock = threading.RLock()
+        self._watchers = tuple(watchers)
+        for record in self.records.values():
+            if record.status in ("done", "stopped") and record.trial != TEACHER:
+                self.curves[record.trial], _ = recall(folder.history(record.trial), record.costs)
+                self.curves[record.trial].finished = True
+
+    def open(self, trial: str, design: Design) -> dict[str, Any]:
+        """A trial begins, or goes on where its history ends; returns what its proxy is given."""
+        curve, at = recall(self.folder.history(trial), design.costs)
+        with self.lock:
+            if trial != TEACHER:
+                self.curves[trial] = curve
+            self.live[trial] = Live(design, curve, at, time.time())
+        self.tell("on_trial", trial, design)
+        return {"trial": trial, "at": at, "payload": self._payload(trial, design)}
+
+    def report(self, trial: str, body: Mapping[str, Any]) -> None:
+        """Writes a report into the trial's history; one that is there already is left out."""
+        live = self.live[trial]
+        at = (int(body["at"][0]), int(body["at"][1]))
+        if at <= live.at:
+            return
+        numbers = {name: value for name, value in body["metrics"].items() if math.isfinite(value)}
+        entry = {**body, "at": at, "metrics": numbers, "time_s": time.time()}
+        path = self.folder.history(trial)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry, sort_keys=True) + "\n")
+        with self.lock:
+            live.at, live.stage = at, body["stage"]
+            live.curve.add(entry)
+        prefix = "" if body["final"] else f"{body['stage']}/"
+        self.tell("on_report", trial, body["step"], {prefix + name: value for name, value in numbers.items()})
+
+    def close(self, trial: str, end: Mapping[str, Any]) -> TrialRecord | None:
+        """A trial has ended: writes its record. None if it was only interrupted and is to go on later.
+
+        Args:
+            trial: Its name.
+            end: `status`, `attempts`, `seconds`, and `result` or `error`; as the broker tells it.
+        """
+        live = self.live[trial]
+        record = None
+        if live.stopped or end["status"] != HALTED:
+            record = self._record(trial, live, end)
+            trial_records.write(self.folder, record)
+        with self.lock:
+            del self.live[trial]
+            live.curve.finished = record is not None
+            if record is not None:
+                self.records[trial] = record
+        if record is not None:
+            self.tell("on_record", record)
+        return record
+
+    def refuse(self, trial: str, refusal: Refusal) -> None:
+        """Writes the record of a design that will not run."""
+        record = TrialRecord(
+            trial=trial,
+            method=refusal.method,
+            sample=dict(refusal.sample),
+            config={},
+            key="",
+            seed=self.plan.spec.search.seed,
+            status="refused",
+            reason=refusal.reason,
+            layout=refusal.layout.to_json() if refusal.layout else None,
+            costs=dict(refusal.costs),
+            attempts=0,
+            started_s=time.time(),
+        )
+        trial_records.write(self.folder, record)
+        with self.lock:
+            self.records[trial] = record
+        self.tell("on_record", record)
+
+    def tell(self, event: str, *values: object) -> None:
+        """Tells every watcher; what one of them raises is logged."""
+        for watcher in self._watchers:
+            try:
+                getattr(watcher, event)(*values)
+            except Exception:
+                log.exception("%s of %s failed", event, type(watcher).__name__)
+
+    def _payload(self, trial: str, design: Design) -> dict[str, Any]:
+        """The job of a trial, as `orchestrator.job.run_job` takes it."""
+        spec = self.plan.spec
+        return {
+            "kind": "teacher" if trial == TEACHER else "trial",
+            "task": spec.task.model_dump(mode="json"),
+            "teacher": spec.teacher.model_dump(mode="json"),
+            "folder": str(self.folder.trial(trial)),
+            "method": design.method,
+            "config": dict(design.config),
+            "seed": spec.search.seed,
+        }
+
+    def _record(self, trial: str, live: Live, end: Mapping[str, Any]) -> TrialRecord:
+        result: Mapping[str, Any] = end.get("result") or {}
+        metrics = result.get("metrics", {}) if end["status"] == "done" else live.curve.last
+        layout = result.get("layout") or live.design.layout.to_json()
+        status, reason = self._outcome(live, end, metrics)
+        return TrialRecord(
+            trial=trial,
+            method=live.design.method,
+            sample=dict(live.design.sample),
+            config=dict(live.design.config),
+            key=live.design.key,
+            seed=self.plan.spec.search.seed,
+            status=status,
+            reason=reason,
+            layout=layout,
+            costs=self._costs(layout),
+            metrics={name: float(value) for name, value in metrics.items() if math.isfinite(value)},
+            attempts=int(end.get("attempts", 1)),
+            started_s=live.started_s,
+            wall_s=float(end.get("seconds", time.time() - live.started_s)),
+            model=f"trials/{trial}/{result['model']}" if result.get("model") else None,
+            log=f"logs/{trial}.log" if self.folder.log(trial).exists() else None,
+            notes=result.get("notes", {}),
+        )
+
+    def _outcome(self, live: Live, end: Mapping[str, Any], metrics: Mapping[str, float]) -> tuple[str, str]:
+        """Status and reason; a trial without a score is a failed one."""
+        if live.stopped:
+            return "stopped", live.stopped
+        if end["status"] == "stopped":
+            return "stopped", "the method ended itself"
+        if end["status"] == "failed":
+            return "failed", str(end.get("error", ""))
+        score = metrics.get("score", math.nan)
+        return ("done", "") if math.isfinite(score) else ("failed", f"its score is {score}")
+
+    def _costs(self, layout: Mapping[str, Any]) -> dict[str, float]:
+        """What the model that came out really costs, whatever was planned."""
+        shape = Layout.from_json(dict(layout))
+        return {"params": shape.params(), "bytes": shape.bytes(), "flops": shape.flops(self.plan.task.max_length)}
+
+
+def recall(path: Path, costs: Mapping[str, float]) -> tuple[Curve, Position]:
+    """The comparable numbers in a trial's history, and the position of its last report."""
+    curve, at = Curve(costs), START
+    for body in read_history(path):
+        curve.add(body)
+        at = (int(body["at"][0]), int(body["at"][1]))
+    return curve, at
+
+
+def read_history(path: Path) -> Iterator[dict[str, Any]]:
+    """The reports of a trial; a line that a dying driver tore is cut off, so that the next one starts on its own."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with path.open("r+b") as stream:
+            stream.truncate(whole)
+    for line in content[:whole].splitlines():
+        yield json.loads(line)

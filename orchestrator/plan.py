@@ -1,0 +1,226 @@
+"""A sweep resolved against its data, teacher and cluster: what will run, what each design costs, and what is refused.
+
+Everything here is arithmetic on layouts. `Plan.resolve` turns a sample into a complete Design or a Refusal with
+numbers, so a design over the budget never reaches a worker, and `make_plan` refuses what could not run at all.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+from methods.parts.layout import Layout
+from methods.parts.tasks import Task
+from orchestrator.cluster import Cluster, this_machine
+from orchestrator.configs import Method, build, combine, config_json, load_method
+from orchestrator.designs import Design, Feasible, Refusal, complete, estimate
+from orchestrator.methodspec import MethodSpec
+from orchestrator.preflight import check_rows, planned_task, raise_all, teacher_layout, teacher_section, teacher_source
+from orchestrator.space import Sample
+from orchestrator.spec import SweepSpec
+from orchestrator.wording import Key
+
+__all__ = ["Design", "Plan", "Refusal", "describe", "make_plan"]
+
+ARITHMETIC = ("params", "bytes", "flops")
+"""Costs known from the layout alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a sweep will do."""
+
+    spec: SweepSpec
+    cluster: Cluster
+    task: Task
+    teacher_layout: Layout
+    """Of the teacher once it is tuned on the task."""
+    slots: int
+    """Trials at a time."""
+    package: str = "methods"
+    """Where methods are looked up."""
+
+    @property
+    def methods(self) -> tuple[MethodSpec, ...]:
+        """The methods with their fixed values and spaces."""
+        return self.spec.methods
+
+    @cached_property
+    def _loaded(self) -> dict[str, tuple[MethodSpec, Method]]:
+        """The methods' specs and code by name."""
+        return {spec.name: (spec, load_method(spec.name, self.package)) for spec in self.methods}
+
+    @cached_property
+    def teacher(self) -> dict[str, Any]:
+        """The teacher as in the sweep file, with every number of its training."""
+        return teacher_section(self.spec.teacher, self.package)
+
+    def resolve(self, method: str, sample: Sample) -> Design | Refusal:
+        """Turns a sample into a complete design, or says with numbers why it is refused."""
+        spec, loaded = self._loaded[method]
+        try:
+            sample = spec.space.canonical(sample)
+            config = build(loaded, combine(loaded, spec.fixed, sample))
+            layout = loaded.layout(config, self.teacher_layout)
+        except ValueError as error:
+            return Refusal(method=method, sample=sample, reason=" ".join(str(error).split()))
+        costs = {"params": layout.params(), "bytes": layout.bytes(), "flops": layout.flops(self.task.max_length)}
+        if over := _over(costs, self.spec.budget):
+            reason = f"{over} ({layout.describe()})"
+            return Refusal(method=method, sample=sample, reason=reason, layout=layout, costs=costs)
+        values = config_json(config)
+        key = _digest({"method": method, "config": values, "task": self.task.fingerprint, "teacher": self.teacher})
+        return Design(method=method, sample=sample, config=values, layout=layout, costs=costs, key=key)
+
+    @cached_property
+    def feasible(self) -> dict[str, Feasible]:
+        """How much of each method's space is feasible: exact for small spaces, else estimated from draws."""
+        found = {}
+        for spec in self.methods:
+            starts = [sample for name, sample in self.spec.starts() if name == spec.name]
+            found[spec.name] = estimate(spec.space, starts, partial(self.resolve, spec.name))
+        return found
+
+    def hash(self) -> str:
+        """Returns the SHA-256 of what decides the results: data, teacher, the sweep file but resources and tracking."""
+        spec = {key: value for key, value in self.spec.to_json().items() if key not in ("resources", "tracking")}
+        return _digest({"spec": spec, "task": self.task.fingerprint, "teacher": self.teacher_layout.to_json()})
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what the sweep folder keeps of the plan."""
+        return {
+            "hash": self.hash(),
+            "spec": self.spec.to_json(),
+            "methods": [method.name for method in self.methods],
+            "metric": self.task.metric,
+            "labels": list(self.task.labels),
+            "length": self.task.max_length,
+            "task_fingerprint": self.task.fingerprint,
+            "teacher_layout": self.teacher_layout.to_json(),
+            "objectives": dict(self.spec.objectives),
+            "budget": dict(self.spec.budget),
+            "trials": self.spec.search.trials,
+            "seed": self.spec.search.seed,
+            "cluster": self.cluster.to_json(),
+            "slots": self.slots,
+            "workers": self.spec.resources.workers,
+            "feasible": {name: found.describe() for name, found in self.feasible.items()},
+        }
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    """Hashes JSON values in their canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _over(costs: Mapping[str, float], budget: Mapping[str, float]) -> str:
+    """Says which limits are exceeded and by how much, or nothing."""
+    return ", ".join(
+        f"{costs[name]:,.0f} {name} exceed the budget of {limit:,.0f} {_excess(costs[name] / limit)}"
+        for name, limit in budget.items()
+        if name in costs and costs[name] > limit
+    )
+
+
+def _excess(ratio: float) -> str:
+    """Says how much more than 1 a ratio is."""
+    return f"by {100 * (ratio - 1):.1f} %" if ratio < 10 else f"{ratio:,.0f} times"
+
+
+def make_plan(spec: SweepSpec, cluster: Cluster | None = None, *, package: str = "methods") -> Plan:
+    """Resolves a sweep file; without a cluster, on this machine.
+
+    Raises:
+        PlanError: data, teacher, cluster or budget do not go together; every problem found, one a line.
+    """
+    cluster = cluster or this_machine()
+    problems = [*_unmeasured(spec), *_misfits(spec, cluster)]
+    task, layout = None, None
+    try:
+        task = planned_task(spec.task)
+        check_rows(task, spec.task)
+    except (ValueError, OSError) as error:
+        problems.append(_at(spec, "task", error))
+    try:
+        layout = teacher_layout(spec.teacher, task, package) if task else None
+    except (ValueError, OSError) as error:
+        problems.append(_at(spec, "teacher", error))
+    raise_all(problems)
+    assert task is not None
+    assert layout is not None
+    slots = spec.resources.slots if spec.resources.slots != "auto" else cluster.num_trials(spec.resources)
+    slots = min(int(slots), spec.search.trials)
+    plan = Plan(spec=spec, cluster=cluster, task=task, teacher_layout=layout, slots=slots, package=package)
+    raise_all(_infeasible(plan))
+    return plan
+
+
+def _at(spec: SweepSpec, section: str, error: Exception) -> str:
+    """Says an error on the line of its section."""
+    return spec.source.say((section,), " ".join(str(error).split()))
+
+
+def _unmeasured(spec: SweepSpec) -> list[str]:
+    """Refuses costs that nothing measures, because a limit that is not kept is worse than none."""
+    text = "is not measured before or after training; allowed: "
+    goals = [("objectives", name) for name in spec.objectives if name not in ("score", *ARITHMETIC)]
+    limits = [("budget", name) for name in spec.budget if name not in ARITHMETIC]
+    allowed = {"objectives": ("score", *ARITHMETIC), "budget": ARITHMETIC}
+    return [spec.source.say(key, text + ", ".join(allowed[key[0]])) for key in goals + limits]
+
+
+def _misfits(spec: SweepSpec, cluster: Cluster) -> list[str]:
+    """Refuses trials that the cluster cannot hold."""
+    wanted, room = spec.resources.slots, cluster.num_trials(spec.resources)
+    if reason := cluster.misfit(spec.resources):
+        return [spec.source.say(("resources", cluster.scarce(spec.resources)), reason)]
+    if wanted != "auto" and wanted > room:
+        text = f"found {wanted}; cluster '{cluster.name}' has {cluster.describe()}, room for {room} trials at a time"
+        return [spec.source.say(("resources", "slots"), text)]
+    return []
+
+
+def _infeasible(plan: Plan) -> list[str]:
+    """Refuses methods of which no design can run."""
+    key: Key = ("method",)
+    if plan.spec.budget:
+        key = ("budget", *plan.spec.budget) if len(plan.spec.budget) == 1 else ("budget",)
+    lines = []
+    for name, found in plan.feasible.items():
+        if not found.fitting:
+            tried = f"{'all' if found.exact else 'the'} {found.tried} tried"
+            text = f"no design of {name} is feasible, {tried} are refused: {found.refusal}"
+            lines.append(plan.spec.source.say(key, text))
+    return lines
+
+
+def describe(plan: Plan) -> list[str]:
+    """Tells a plan in lines for people."""
+    spec, task = plan.spec, plan.task
+    source = teacher_source(spec.teacher) or "trained from scratch"
+    lines = [
+        f"sweep      {spec.name} ({plan.hash()[:12]})",
+        f"task       {task.name}: {task.num_outputs} outputs, {task.metric}, {task.max_length} tokens",
+        f"teacher    {source}: {plan.teacher_layout.describe()}",
+    ]
+    for method in plan.methods:
+        found = plan.feasible[method.name]
+        lines.append(f"method     {method.name} over {', '.join(method.space.names) or 'nothing'}: {found.describe()}")
+        if found.smallest is not None:
+            lines.append(f"           smallest tried: {found.smallest.layout.describe()}")
+    for index, (name, start) in enumerate(spec.starts()):
+        space = next(method.space for method in plan.methods if method.name == name)
+        resolved = plan.resolve(name, complete(space, start))
+        if isinstance(resolved, Refusal):
+            lines.append(f"           start point {index} will be refused: {resolved.reason}")
+    limits = ", ".join(f"{name} <= {limit:,.0f}" for name, limit in spec.budget.items())
+    goals = ", ".join(f"{name} {direction}" for name, direction in spec.objectives.items())
+    return [
+        *lines,
+        f"budget     {limits or 'none'}",
+        f"search     {spec.search.trials} trials, {spec.search.sampler}, seed {spec.search.seed}; {goals}",
+        f"cluster    {plan.cluster.name}: {plan.cluster.describe()}",
+        f"slots      {plan.slots} trials at a time, {spec.resources.workers} workers each, {spec.resources.gang} gangs",
+    ]

@@ -1,0 +1,292 @@
+"""The sections of a sweep file as frozen values, and their complaints in our words.
+
+Pydantic checks names, types and ranges in strict mode: nothing is coerced, unknown keys are refused. Its messages are
+rewritten, so that a complaint about a section reads like one about anything else.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+
+from orchestrator.wording import Key, found, listed, nearest, shown
+
+Note = Callable[[Key, str], None]
+"""Takes a complaint about the value at a key path below the section."""
+
+STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+COSTS = ("params", "bytes", "flops", "latency_ms", "knowledge_bytes")
+"""What a design can cost; less is better."""
+OBJECTIVES = {"score": "max", **dict.fromkeys(COSTS, "min")}
+DEFAULT_OBJECTIVES = {"score": "max", "params": "min"}
+
+
+def _data(value: object) -> str | dict[str, str] | None:
+    """Takes a path, or a path for each split."""
+    if value is None or (isinstance(value, str) and value):
+        return value
+    if isinstance(value, dict) and value and all(isinstance(path, str) and path for path in value.values()):
+        return value
+    raise ValueError(found(value, "a path, or a mapping of splits to paths"))
+
+
+def _slots(value: object) -> int | Literal["auto"]:
+    """Takes a count or `auto`."""
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return "auto" if value == "auto" else int(str(value))
+    raise ValueError(found(value, "auto or a whole number of at least 1"))
+
+
+def _share(value: float) -> float:
+    """Takes a part of a unit or whole units; Ray refuses 1.5."""
+    if value > 1 and value != int(value):
+        raise ValueError(found(value, "a number up to 1, or a whole number,"))
+    return value
+
+
+def _package(value: str) -> str:
+    """Takes the name of a top-level Python package."""
+    if not value.isidentifier():
+        raise ValueError(found(value, "the name of a Python package"))
+    return value
+
+
+def _address(value: str) -> str:
+    """Takes any address but a file store, which MLflow no longer writes."""
+    if value.startswith("file:") or not value:
+        raise ValueError(found(value, "an address such as sqlite:///runs.db or http://host:5000"))
+    return value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class TaskSection(BaseModel):
+    """What is to be solved, as `methods.parts.tasks.open_task` takes it."""
+
+    model_config = STRICT
+    name: Text
+    data: Annotated[str | dict[str, str] | None, PlainValidator(_data)] = None
+    """Folder, file or one file per split; relative to the sweep file."""
+    max_length: Count | None = None
+    limit: Count | None = None
+    columns: dict[str, str] | None = None
+    metric: Text | None = None
+    seed: Seed = 0
+
+
+class Architecture(BaseModel):
+    """The shape of a teacher that is trained from scratch."""
+
+    model_config = STRICT
+    layers: Annotated[int, Field(ge=1, le=1000)]
+    heads: Count
+    hidden: Count
+    ffn_dim: Count
+    vocab: Count | None = None
+    """Rows of the word table; None takes the built-in task's vocabulary."""
+    positions: Count = 512
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    init_std: Annotated[float, Field(gt=0)] = 0.02
+    """Standard deviation of the random weights."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "Architecture":
+        if self.hidden % self.heads:
+            raise ValueError(f"found hidden {self.hidden} and {self.heads} heads; a multiple of the heads is due")
+        return self
+
+
+class TeacherSection(BaseModel):
+    """The model to compress: exactly one of `model`, `package` and `architecture`."""
+
+    model_config = STRICT
+    model: Text | None = None
+    """A hub name, a checkpoint folder, or a finished sweep's export; a folder is relative to the sweep file."""
+    package: Annotated[str, AfterValidator(_package)] | None = None
+    """An installed Python package that carries a checkpoint folder."""
+    architecture: Architecture | None = None
+    finetune: dict[str, Any] | None = None
+    """Fields of `methods.finetune.Config`; None takes the checkpoint as it is, already tuned on the task."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "TeacherSection":
+        given = [name for name in ("model", "package", "architecture") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"found {listed(given) or 'none'} of model, package and architecture; exactly one is due")
+        return self
+
+
+class SearchSection(BaseModel):
+    """How designs are chosen."""
+
+    model_config = STRICT
+    sampler: Literal["tpe", "nsga2", "random", "grid"] = "tpe"
+    trials: Count = 20
+    seed: Seed = 0
+    start: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()
+    """Samples tried first; what one leaves out is chosen by the sampler."""
+
+
+class StopSection(BaseModel):
+    """When a trial ends early."""
+
+    model_config = STRICT
+    rule: Literal["pareto", "none"] = "pareto"
+    rungs: Annotated[tuple[Count, ...], Field(strict=False)] = (1, 3, 9)
+    """Reports after which a trial is compared, increasing."""
+    grace: Annotated[int, Field(ge=0)] = 1
+    """Reports during which no trial is ended."""
+
+    @model_validator(mode="after")
+    def _rungs_increase(self) -> "StopSection":
+        if not self.rungs or any(low >= high for low, high in zip(self.rungs, self.rungs[1:], strict=False)):
+            raise ValueError(f"found rungs {shown(list(self.rungs))}; whole numbers that increase are due")
+        return self
+
+
+class ResourcesSection(BaseModel):
+    """What one trial gets."""
+
+    model_config = STRICT
+    workers: Count = 1
+    """Worker processes per trial."""
+    cpus: Annotated[float, Field(gt=0), AfterValidator(_share)] = 1.0
+    """CPUs per worker."""
+    gpus: Annotated[float, Field(ge=0), AfterValidator(_share)] = 0.0
+    """GPUs per worker."""
+    slots: Annotated[int | Literal["auto"], PlainValidator(_slots)] = "auto"
+    """Trials at a time; `auto` takes what the cluster holds."""
+    gang: Literal["warm", "fresh"] = "warm"
+    """Whether trials share long-lived workers or each start their own."""
+
+
+class TrackingSection(BaseModel):
+    """Where numbers are shown while they come in."""
+
+    model_config = STRICT
+    uri: Annotated[str, AfterValidator(_address)] | None = None
+    """An MLflow tracking server; None is a local SQLite file."""
+    experiment: Text | None = None
+    """None takes the sweep's name."""
+
+
+Section = TypeVar("Section", bound=BaseModel)
+
+
+def read_section(model: type[Section], raw: object, note: Note) -> Section | None:
+    """Reads a section, or notes everything that is wrong with it and returns None."""
+    if not isinstance(raw, dict):
+        note((), found(raw, f"a mapping with the keys {listed(model.model_fields)}"))
+        return None
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        for complaint in error.errors(include_url=False):
+            key = tuple(complaint["loc"])
+            note(key, _reworded(complaint["type"], key, complaint, model))
+        return None
+
+
+_DUE = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "tuple_type": "a list",
+    "model_type": "a mapping",
+    "string_too_short": "text",
+}
+"""Pydantic's error types and what is due instead."""
+
+_BOUNDS = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "more than"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "less than"),
+}
+
+
+def _reworded(kind: str, key: Key, complaint: Any, model: type[BaseModel]) -> str:  # noqa: ANN401  pydantic's dict
+    """Says one of pydantic's complaints in our words."""
+    value, context = complaint["input"], complaint.get("ctx", {})
+    if kind == "extra_forbidden":
+        options = _keys_at(model, key[:-1])
+        return f"no such key; allowed: {listed(options)}{nearest(key[-1], options)}"
+    if kind == "missing":
+        return "missing"
+    if kind == "literal_error":
+        options = re.findall(r"'([^']*)'", context["expected"])
+        return f"found {shown(value)}; allowed: {listed(options)}{nearest(value, options)}"
+    if kind in _BOUNDS:
+        name, words = _BOUNDS[kind]
+        return found(value, f"a number of {words} {context[name]:g}")
+    if kind == "value_error":
+        return str(context["error"])
+    return found(value, _DUE.get(kind, complaint["msg"]))
+
+
+def _keys_at(model: type[BaseModel], path: Key) -> list[str]:
+    """Lists the keys that a section, or the section inside it, allows."""
+    return list(Architecture.model_fields if path[:1] == ("architecture",) else model.model_fields)
+
+
+def read_objectives(raw: object, note: Note) -> dict[str, str]:
+    """Reads what is wanted: names of OBJECTIVES with their directions, the score among them."""
+    if not isinstance(raw, dict) or not raw:
+        note((), found(raw, f"a mapping such as {{score: max, params: min}} of {listed(OBJECTIVES)}"))
+        return {}
+    for name, direction in raw.items():
+        if name not in OBJECTIVES:
+            note((name,), f"no such objective; allowed: {listed(OBJECTIVES)}{nearest(name, OBJECTIVES)}")
+        elif direction != OBJECTIVES[name]:
+            note((name,), f"found {shown(direction)}; allowed: {OBJECTIVES[name]}")
+    if "score" not in raw:
+        note((), "the score is missing; write score: max")
+    return {name: direction for name, direction in raw.items() if isinstance(direction, str)}
+
+
+_FACTORS = {"K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+_BYTES = {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_UNITS: dict[str, dict[str, float]] = {
+    "params": _FACTORS,
+    "flops": _FACTORS,
+    "bytes": _BYTES,
+    "knowledge_bytes": _BYTES,
+    "latency_ms": {"ms": 1, "s": 1e3},
+}
+_QUANTITY = re.compile(r"(\d+\.?\d*|\.\d+)\s*([A-Za-z]+)")
+
+
+def read_budget(raw: object, note: Note) -> dict[str, float]:
+    """Reads hard upper limits: names of COSTS with numbers, or with numbers and units such as `15M` or `60MB`."""
+    if not isinstance(raw, dict):
+        note((), found(raw, f"a mapping such as {{params: 15M}} of {listed(COSTS)}"))
+        return {}
+    budget: dict[str, float] = {}
+    for name, value in raw.items():
+        if name not in COSTS:
+            note((name,), f"no such cost; allowed: {listed(COSTS)}{nearest(name, COSTS)}")
+        elif (amount := _amount(value, _UNITS[name])) is None:
+            note((name,), found(value, f"a number of at least 1, or one with a unit of {listed(_UNITS[name])},"))
+        else:
+            budget[name] = amount if name == "latency_ms" else int(amount)
+    return budget
+
+
+def _amount(value: object, units: dict[str, float]) -> float | None:
+    """Returns an amount of at least 1 (or a microsecond), or None when the value is none."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        amount = float(value)
+    else:
+        match = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
+        if match is None or match[2] not in units:
+            return None
+        amount = round(float(match[1]) * units[match[2]], 6)
+    least = 0.001 if "ms" in units else 1
+    return amount if least <= amount and math.isfinite(amount) else None

@@ -1,0 +1,127 @@
+"""The slots of a sweep: threads of the driver, each of which keeps one TorchTrainer gang alive.
+
+Slots follow the cluster: where nodes come, slots are added, where they go, slots without a gang are drained first. A
+gang that dies is rebuilt by Ray Train; one that cannot even say hello, three times in a row, ends the slot with its
+error, because it never will.
+"""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from orchestrator.rayrun import SlotSettings, describe
+from orchestrator.sections import ResourcesSection
+from orchestrator.worker import slot_loop
+
+RESTARTS = 2
+"""Failures of a gang that Ray Train repairs, before the slot asks whether any of its gangs ever said hello."""
+
+
+class Slot(threading.Thread):
+    """One place where a trial can run."""
+
+    def __init__(self, number: int, launch: Callable[[int], None], num_hellos: Callable[[int], int]) -> None:
+        super().__init__(name=f"slot {number}", daemon=True)
+        self.number = number
+        self.error = ""
+        self._launch, self._num_hellos = launch, num_hellos
+        self._closing = threading.Event()
+
+    def close(self) -> None:
+        """Starts no further gang."""
+        self._closing.set()
+
+    def run(self) -> None:
+        """Runs gang after gang until closed, or until none of a series of starts came to life."""
+        while not self._closing.is_set():
+            before = self._hellos()
+            try:
+                self._launch(self.number)
+            except Exception as error:
+                if not self._closing.is_set() and self._hellos() == before:
+                    self.error = describe(error)
+                    return
+
+    def _hellos(self) -> int:
+        try:
+            return self._num_hellos(self.number)
+        except Exception:  # no broker to ask, so no hello either
+            return -1
+
+
+class Slots:
+    """All slots of a sweep; `resize` follows the cluster."""
+
+    def __init__(
+        self,
+        broker: Any,  # noqa: ANN401  an actor handle
+        resources: ResourcesSection,
+        settings: SlotSettings,
+        scratch: Path,
+    ) -> None:
+        self._broker, self._resources, self._settings, self._scratch = broker, resources, settings, scratch
+        self._live: dict[int, Slot] = {}
+        self._gone: list[Slot] = []
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def resize(self, num_slots: int) -> bool:
+        """Starts or drains slots; true if there are more than before."""
+        grown = len(self._live) < num_slots
+        while len(self._live) < num_slots:
+            slot = Slot(self._next, self._launch, self._num_hellos)
+            self._live[self._next] = slot
+            self._next += 1
+            slot.start()
+        serving = self._ask("status")["slots"]
+        surplus = sorted(self._live, key=lambda number: (number in serving, serving.get(number, "") != "", -number))
+        for number in surplus[: max(0, len(self._live) - num_slots)]:
+            self._drain(number)
+        return grown
+
+    def error(self) -> str:
+        """What the workers of a slot that could not start said; empty if all is well."""
+        return next((slot.error for slot in (*self._live.values(), *self._gone) if slot.error), "")
+
+    def close(self, wait_s: float) -> None:
+        """Sends all gangs away and waits for them."""
+        for number in list(self._live):
+            self._drain(number)
+        for slot in self._gone:
+            slot.join(wait_s)
+
+    def _drain(self, number: int) -> None:
+        slot = self._live.pop(number)
+        slot.close()
+        self._ask("drain", number)
+        self._gone.append(slot)
+
+    def _ask(self, verb: str, *arguments: Any) -> Any:  # noqa: ANN401
+        return ray.get(self._broker.ask.remote(verb, *arguments))
+
+    def _num_hellos(self, number: int) -> int:
+        return int(self._ask("status")["hellos"].get(number, 0))
+
+    def _launch(self, number: int) -> None:
+        """Runs one TorchTrainer to its end: drained, retired, or failed for good."""
+        wanted = self._resources
+        per_worker = {"CPU": wanted.cpus, **({"GPU": wanted.gpus} if wanted.gpus else {})}
+        TorchTrainer(
+            slot_loop,
+            train_loop_config={"broker": self._broker, "slot": number, "settings": self._settings},
+            scaling_config=ScalingConfig(
+                num_workers=wanted.workers, use_gpu=wanted.gpus > 0, resources_per_worker=per_worker
+            ),
+            run_config=RunConfig(
+                name=f"slot-{number}",
+                storage_path=str(self._scratch),
+                failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=RESTARTS),
+            ),
+        ).fit()
