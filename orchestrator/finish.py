@@ -21,6 +21,7 @@ from orchestrator.plan import Plan
 from orchestrator.progress import Progress
 from orchestrator.records import TrialRecord
 from orchestrator.report import write_report
+from orchestrator.reporter import Reporter
 from orchestrator.sweep import SweepResult, run_sweep
 from orchestrator.spool import Destination
 
@@ -66,9 +67,10 @@ def run_to_the_end(plan: Plan, folder: SweepFolder, *, accept_changes: bool, qui
     """Runs or continues a sweep, then makes everything that is made from its records."""
     settle(folder, plan, accept=accept_changes)
     tracking = plan.spec.tracking
-    watchers: list[Watcher] = [Tracker(folder, Destination.of(folder, tracking.uri, tracking.experiment))]
+    tracker = Tracker(folder, Destination.of(folder, tracking.uri, tracking.experiment))
+    watchers: list[Watcher] = [Reporter(folder), tracker]  # in this order: MLflow gets the report that was just written
     if not quiet:
-        watchers.append(Progress())
+        watchers.append(Progress(known=lambda: trial_records.read(folder)))
     result = run_sweep(plan, folder, watchers)
     found = trial_records.read(folder)
     html, _ = write_report(folder, plan.to_json(), found)

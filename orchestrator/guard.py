@@ -91,8 +91,8 @@ def _unset(device: torch.device) -> torch.device | None:
 
 
 def _threads() -> set[threading.Thread]:
-    """The threads that would outlive a trial and are nobody's helpers."""
-    return {thread for thread in threading.enumerate() if not thread.daemon}
+    """The threads of this process. (Whether one is a daemon says nothing: Ray Train's own thread hands that on.)"""
+    return set(threading.enumerate())
 
 
 def _rss_bytes() -> int:
@@ -134,7 +134,9 @@ class Guard:
     def retire(self) -> str:
         """Why this worker should take no further trial, or nothing. Called once after each trial."""
         self._num_jobs += 1
-        if self._num_jobs == 1:  # what the first trial imported stays as well
+        if self._num_jobs == 1:  # what libraries set up at their first use stays as well
+            self._threads = _threads()
+            self._rss_bytes = _rss_bytes()
             _settle()
         return next(self._reasons(), "")
 
@@ -145,7 +147,6 @@ class Guard:
         if left := _threads() - self._threads:
             yield f"a trial left the thread {min(thread.name for thread in left)!r} running"
         now_bytes = _rss_bytes()
-        self._rss_bytes = self._rss_bytes or now_bytes
         if now_bytes - self._rss_bytes > self._rss_growth_bytes:
             yield f"its memory grew from {self._rss_bytes} to {now_bytes} bytes"
         if self._num_jobs >= self._max_jobs:

@@ -163,6 +163,7 @@ def _data(found: Findings, marks: Sequence[Published]) -> str:
         "methods": sorted({record.method for record in found.trials}) or list(found.methods),
         "costs": [{"name": name, "label": figures.COSTS[name]} for name in names],
         "budget": found.budget,
+        "aims": [name for name in found.objectives if name != "score"],
         "teacher": found.teacher and _point(found, found.teacher, on_front),
         "points": [_point(found, record, on_front) for record in found.trials],
         "marks": [_mark(found, mark) for mark in marks],

@@ -145,7 +145,8 @@ function trials(svg, s) {
   const all = points();
   const front = all.filter((p) => p.front).sort((a, b) => a.costs[cost] - b.costs[cost]);
   const path = front.map((p, i) => (i ? `H${s.x(p.costs[cost])}V${s.y(p.score)}` : `M${s.x(p.costs[cost])} ${s.y(p.score)}`)).join("");
-  if (front.length > 1) node("path", { d: path, fill: "none", stroke: "var(--ink)", opacity: 0.35, "stroke-width": 1.5 }, svg);
+  const flat = D.aims.length === 1 && D.aims[0] === cost; // else the front is no staircase in this picture
+  if (flat && front.length > 1) node("path", { d: path, fill: "none", stroke: "var(--ink)", opacity: 0.35, "stroke-width": 1.5 }, svg);
   const whiskers = all.length <= 120;
   for (const p of all) {
     const x = s.x(p.costs[cost]);

@@ -40,9 +40,9 @@ def _slots(value: object) -> int | Literal["auto"]:
 
 
 def _share(value: float) -> float:
-    """Takes a part of a unit or whole units; Ray refuses 1.5."""
-    if value > 1 and value != int(value):
-        raise ValueError(found(value, "a number up to 1, or a whole number,"))
+    """Takes a part of a unit or whole units; Ray refuses 1.5 and rounds small parts."""
+    if 0 < value < 0.01 or (value > 1 and value != int(value)):
+        raise ValueError(found(value, "a number from 0.01 to 1, or a whole number,"))
     return value
 
 
@@ -155,9 +155,9 @@ class ResourcesSection(BaseModel):
     model_config = STRICT
     workers: Count = 1
     """Worker processes per trial."""
-    cpus: Annotated[float, Field(gt=0), AfterValidator(_share)] = 1.0
+    cpus: Annotated[float, Field(gt=0, le=10**6), AfterValidator(_share)] = 1.0
     """CPUs per worker."""
-    gpus: Annotated[float, Field(ge=0), AfterValidator(_share)] = 0.0
+    gpus: Annotated[float, Field(ge=0, le=10**6), AfterValidator(_share)] = 0.0
     """GPUs per worker."""
     slots: Annotated[int | Literal["auto"], PlainValidator(_slots)] = "auto"
     """Trials at a time; `auto` takes what the cluster holds."""

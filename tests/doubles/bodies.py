@@ -28,7 +28,7 @@ from methods.parts.stages import Snapshot
 
 def any_of_them(job: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """The body that the job names."""
-    bodies = {"walk": walk, "nothing": nothing, "leave_thread": leave_thread, "diverge": diverge}
+    bodies = {"walk": walk, "nothing": nothing, "leave_thread": leave_thread, "poll": poll}
     return bodies[job.get("body", "walk")](job, run)
 
 
@@ -70,6 +70,14 @@ def leave_thread(job: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """Leaves a thread behind that cannot be taken back."""
     threading.Thread(target=time.sleep, args=(5,), name="left behind").start()
     return walk(job, run)
+
+
+def poll(job: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """Takes small steps for half a minute and reports nothing."""
+    for _ in range(1500):
+        time.sleep(0.02)
+        run.poll()
+    return {"layout": None, "metrics": {}, "notes": {}, "model": None}
 
 
 def diverge(job: Mapping[str, Any], run: Run) -> dict[str, Any]:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 @contextmanager
 def environment() -> Iterator[dict[str, str]]:
-    """What a driver of the tests needs: a place for Ray of its own (paths of sockets are short), and the doubles in reach."""
+    """What a driver of the tests needs: a place of its own for Ray (its paths must be short), the doubles in reach."""
     place = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     changes = {"RAY_TMPDIR": place, "PYTHONPATH": str(ROOT), TOKEN: secrets.token_hex(32), **SETTINGS}
     before = {name: os.environ.get(name) for name in changes}
@@ -39,7 +39,8 @@ def environment() -> Iterator[dict[str, str]]:
 def small_cluster(num_cpus: int) -> Iterator[None]:
     """A local cluster of this process."""
     with environment():
-        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+        ray.init(address="local", num_cpus=num_cpus, **quiet)
         try:
             yield
         finally:

@@ -1,11 +1,18 @@
 """Everything a user may write wrongly ends in one clear line: file, line, key, what was found, what is allowed."""
 
+import copy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+import tests.strategies  # noqa: F401  its hypothesis profile
 from orchestrator import cli
+from orchestrator.yamlfile import dump
 from tests.conftest import ROOT
 from tests.orchestrator.sweepfiles import VALID, changed, problems
 
@@ -343,7 +350,7 @@ SWEEP_FILES: list[tuple[str, str, str]] = [
     (
         "odd share",
         changed(("cpus: 1", "cpus: 1.5")),
-        "resources.cpus: found 1.5; a number up to 1, or a whole number, is due",
+        "resources.cpus: found 1.5; a number from 0.01 to 1, or a whole number, is due",
     ),
     (
         "no cpu",
@@ -444,6 +451,40 @@ def test_one_mistake_hides_no_other(tmp_path: Path) -> None:
         "stop",
         "resources.gang",
     ]
+
+
+FULL = yaml.safe_load(
+    changed((SPACE, "heads: {int: [1, 4], when: {layers: [1, 2]}}"))
+    + "objectives: {score: max, params: min}\nstop: {rule: pareto, rungs: [1, 3], grace: 1}\ntracking: {experiment: e}\n"
+)
+ODD = [None, True, 0, -1, 3, 10**30, 0.5, 1e308, 1e-320, "", "on", "3e-5", "a\nb", "x" * 5000, "layers", [], {}, [[1]]]
+ODD += [[2, 1], [None, None], {"a": 1}, {"int": [1, 2]}, {"choice": [1, "x\ny"]}, {"float": [0.1, 1], "log": True}]
+UNTOUCHED = ("task", "teacher")
+"""Keys whose own value stays, since another name would be looked for on a hub."""
+
+
+def places(value: Any, key: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The key paths of all values below a value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for name, inner in items for place in ((*key, name), *places(inner, (*key, name)))]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@given(st.data())
+def test_any_odd_value_anywhere_is_planned_or_told(tmp_path: Path, data: st.DataObject) -> None:
+    text = copy.deepcopy(FULL)
+    for _ in range(data.draw(st.integers(1, 2))):
+        *way, last = data.draw(st.sampled_from([place for place in places(text) if place[-1] not in UNTOUCHED]))
+        around = text
+        for part in way:
+            around = around[part]
+        if data.draw(st.booleans()):
+            around[last] = copy.deepcopy(data.draw(st.sampled_from(ODD)))
+        else:
+            del around[last]
+    for line in problems(tmp_path, dump(text)):
+        assert line.startswith("sweep.yaml")
+        assert len(line) < 1500
 
 
 @pytest.mark.parametrize(
