@@ -23,6 +23,7 @@ from orchestrator import records as trial_records
 from orchestrator.errors import SpecError, SweepError
 from orchestrator.folder import SweepFolder, default_root
 from orchestrator.records import TrialRecord
+from orchestrator.wording import nearest
 
 if TYPE_CHECKING:
     from orchestrator.plan import Plan
@@ -105,7 +106,9 @@ def init(name: str, target: Annotated[Path | None, typer.Argument()] = None) -> 
     """Copies a shipped sweep file here, to be edited."""
     files = {**shipped("clusters"), **shipped("search_spaces")}
     if name not in files:
-        raise SpecError([f"init: no shipped file {name!r}; there are: {', '.join(sorted(files))}"])
+        raise SpecError(
+            [f"init: no shipped file {name!r}; there are: {', '.join(sorted(files))}{nearest(name, files)}"]
+        )
     target = target or Path(f"{name}.yaml")
     if target.exists():
         raise SpecError([f"{target}: exists already; name another file"])

@@ -1,6 +1,6 @@
 """Checks that this machine can run sweeps, and says what to do where it cannot.
 
-Versions are read from package metadata, so nothing heavy is imported and a broken package is a row, not a traceback.
+Versions are read from package metadata and only PyTorch is imported, so a broken package is a row, not a traceback.
 """
 
 import os

@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from methods.parts.checkpoint import load
+from methods.parts.files import read_json
 from methods.parts.run import LocalRun
 from methods.parts.tasks import open_task
+from orchestrator import figures
 from orchestrator import records as trial_records
 from orchestrator.changes import settle, stored_plan
 from orchestrator.courier import Tracker
 from orchestrator.errors import SpecError
 from orchestrator.export import export
-from orchestrator.findings import commands, findings
+from orchestrator.findings import Findings, commands, findings
 from orchestrator.folder import SweepFolder
-from orchestrator.front import best_within
+from orchestrator.front import best_within, value
 from orchestrator.job import measure
 from orchestrator.ledger import Watcher
 from orchestrator.plan import Plan
@@ -22,8 +24,8 @@ from orchestrator.progress import Progress
 from orchestrator.records import TrialRecord
 from orchestrator.report import write_report
 from orchestrator.reporter import Reporter
-from orchestrator.sweep import SweepResult, run_sweep
 from orchestrator.spool import Destination
+from orchestrator.sweep import SweepResult, run_sweep
 
 NO_WINNER = 3
 """Exit code of a sweep that ended without a model within its budget."""
@@ -33,12 +35,12 @@ NO_WINNER = 3
 class Ended:
     """What a run of the command left behind."""
 
-    name: str
+    folder: SweepFolder
     result: SweepResult
+    found: Findings
     report: Path
     winner: TrialRecord | None
     exported: Path | None
-    next: tuple[tuple[str, str], ...]
 
     @property
     def exit_code(self) -> int:
@@ -48,19 +50,62 @@ class Ended:
     def to_json(self) -> dict[str, Any]:
         """The same for machines."""
         return {
-            "name": self.name,
-            "state": self.result.status,
+            "name": self.folder.name,
+            "status": self.result.status,
+            "reason": self.result.reason,
             "winner": self.winner.trial if self.winner else None,
+            "front": [record.trial for record in self.found.front()],
             "report": str(self.report),
             "export": str(self.exported) if self.exported else None,
         }
 
     def lines(self) -> list[str]:
-        """The same for people."""
-        winner = (
-            f"winner: {self.winner.trial}, exported to {self.exported}" if self.winner else "no model fits the budget"
+        """The same for people: state, teacher, trials, report, winner, what to do next."""
+        result, winner = self.result, self.winner
+        names = [command for command, _ in commands(self.found)]
+        width = max(map(len, names))
+        return [
+            f"{self.folder.name}: {result.status} in {figures.duration(result.wall_s)}: {result.reason}",
+            *teacher_lines(self.found.teacher),
+            "",
+            *trial_table(self.found),
+            "",
+            f"report: {self.report}",
+            f"winner: {winner.trial}, exported to {self.exported}" if winner else "no model fits the budget",
+            *(f"  {command:{width}}  {what}" for command, what in commands(self.found)),
+        ]
+
+
+def teacher_lines(teacher: TrialRecord | None) -> list[str]:
+    """Where the teacher is stored, what it took, how good it is."""
+    if teacher is None:
+        return []
+    manifest = Path(teacher.notes.get("stored", "")).parent / "manifest.json"
+    took = f", trained once in {figures.duration(read_json(manifest)['seconds'])}" if manifest.is_file() else ""
+    return [f"teacher: {figures.scored(teacher, 'score')}{took} ({manifest.parent})"]
+
+
+def trial_table(found: Findings) -> list[str]:
+    """The trials in aligned columns, smallest first, those on the front with a star."""
+    best = {record.trial for record in found.front()}
+    head = ("", "trial", "architecture", "parameters", f"{found.metric} (2 SE)", "other half", "status")
+    trials = [record for record in found.trials if record.status != "refused"]
+    rows = [
+        (
+            "*" if record.trial in best else "",
+            record.trial,
+            figures.shape(record.layout),
+            figures.count(value(record, "params")),
+            figures.scored(record, "score"),
+            figures.score(record.metrics.get("held")),
+            record.status,
         )
-        return [f"report: {self.report}", winner, "next:", *(f"  {command}    {what}" for command, what in self.next)]
+        for record in sorted(trials, key=lambda record: value(record, "params"))
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
+    ]
 
 
 def run_to_the_end(plan: Plan, folder: SweepFolder, *, accept_changes: bool, quiet: bool) -> Ended:
@@ -76,8 +121,14 @@ def run_to_the_end(plan: Plan, folder: SweepFolder, *, accept_changes: bool, qui
     html, _ = write_report(folder, plan.to_json(), found)
     winner = best_within(found, plan.spec.budget)
     exported = export(folder, winner).path if winner else None
-    following = tuple(commands(findings(plan.to_json(), found)))
-    return Ended(name=folder.name, result=result, report=html, winner=winner, exported=exported, next=following)
+    return Ended(
+        folder=folder,
+        result=result,
+        found=findings(plan.to_json(), found),
+        report=html,
+        winner=winner,
+        exported=exported,
+    )
 
 
 def measure_again(folder: SweepFolder, record: TrialRecord) -> dict[str, float]:

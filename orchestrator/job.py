@@ -41,7 +41,7 @@ def run_job(job: Mapping[str, Any], run: Run) -> dict[str, Any]:
     task = open_task(**job["task"])
     teacher = prepare_teacher(task, job["teacher"], run)
     if job["kind"] == "teacher":
-        model, notes = load(teacher.tuned).to(run.device), {"fingerprint": teacher.fingerprint}
+        model, notes = load(teacher.tuned).to(run.device), {"stored": str(teacher.tuned)}
     else:
         config = build(load_method(job["method"]), job["config"])
         outcome = importlib.import_module(f"methods.{job['method']}").compress(task, teacher, config, run)

@@ -49,8 +49,8 @@ def walk(job: Mapping[str, Any], run: Run) -> dict[str, Any]:
             total = torch.tensor([float(run.rank + 1)], dtype=torch.float64)
             if run.world_size > 1:
                 dist.all_reduce(total)
-            stage.checkpoint(step, Snapshot({"step": step}, {}), ())
             run.report(step, {"score": score * step / steps, "score_se": 0.001, "sum": total.item()})
+            stage.checkpoint(step, Snapshot({"step": step}, {}), ())  # after the report, or a dying driver misses one
             run.poll()
     notes = {**seen, "started_at": start, "draws": first, "seed": run.seed, "world": run.world_size}
     return {"layout": None, "metrics": {"score": score, "score_se": 0.001}, "notes": notes, "model": None}
@@ -78,6 +78,11 @@ def poll(job: Mapping[str, Any], run: Run) -> dict[str, Any]:
         time.sleep(0.02)
         run.poll()
     return {"layout": None, "metrics": {}, "notes": {}, "model": None}
+
+
+def refuse_teacher(job: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """Fails whatever it is given."""
+    raise ValueError(f"no such {job['kind']}")
 
 
 def diverge(job: Mapping[str, Any], run: Run) -> dict[str, Any]:

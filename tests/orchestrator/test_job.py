@@ -65,7 +65,7 @@ def test_teacher_and_trials_share_one_teacher(table: Path, tmp_path: Path) -> No
     tuned = next(store.glob("teacher-*/model"))
     stored, own = (load_file(folder / "model.safetensors") for folder in (tuned, tmp_path / "teacher" / "model"))
     assert all(torch.equal(stored[name], own[name]) for name in stored)
-    assert first["notes"]["fingerprint"]
+    assert first["notes"]["stored"] == str(tuned)
 
 
 def test_an_untrained_checkpoint_needs_fine_tuning(table: Path, tmp_path: Path) -> None:

@@ -455,7 +455,7 @@ def test_one_mistake_hides_no_other(tmp_path: Path) -> None:
 
 FULL = yaml.safe_load(
     changed((SPACE, "heads: {int: [1, 4], when: {layers: [1, 2]}}"))
-    + "objectives: {score: max, params: min}\nstop: {rule: pareto, rungs: [1, 3], grace: 1}\ntracking: {experiment: e}\n"
+    + "objectives: {score: max}\nstop: {rule: pareto, rungs: [1, 3], grace: 1}\ntracking: {experiment: e}\n"
 )
 ODD = [None, True, 0, -1, 3, 10**30, 0.5, 1e308, 1e-320, "", "on", "3e-5", "a\nb", "x" * 5000, "layers", [], {}, [[1]]]
 ODD += [[2, 1], [None, None], {"a": 1}, {"int": [1, 2]}, {"choice": [1, "x\ny"]}, {"float": [0.1, 1], "log": True}]

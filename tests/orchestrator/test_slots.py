@@ -114,7 +114,7 @@ def test_a_stop_ends_the_trial_at_the_very_report(bench: Bench) -> None:
     assert bench.run("next", {})["status"] == "done"
     assert len(bench.reports["stopped"]) == 2
     (kept,) = (bench.folder.trial("stopped") / "stages" / "walk").iterdir()
-    assert kept.name == "step-00000002"
+    assert kept.name == "step-00000001", "it left inside its second report"
 
 
 def test_a_stop_reaches_ranks_that_report_nothing(bench: Bench) -> None:
