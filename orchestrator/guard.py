@@ -91,7 +91,7 @@ def _unset(device: torch.device) -> torch.device | None:
 
 
 def _threads() -> set[threading.Thread]:
-    """The threads of this process. (Whether one is a daemon says nothing: Ray Train's own thread hands that on.)"""
+    """The threads of this process; whether one is a daemon says nothing, since Ray Train's own thread hands that on."""
     return set(threading.enumerate())
 
 

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from methods.parts.bert import Bert
 from methods.parts.checkpoint import load, save
-from methods.parts.evaluate import evaluate
+from methods.parts.evaluate import evaluate, predict, score
 from methods.parts.run import Run
-from methods.parts.splits import open_splits
 from methods.parts.tasks import Task, open_task
-from methods.parts.tokens import encode
+from methods.parts.tokens import dev_halves, encode
 from orchestrator.configs import build, load_method
 from orchestrator.teachers import prepare_teacher
 
@@ -54,12 +55,13 @@ def run_job(job: Mapping[str, Any], run: Run) -> dict[str, Any]:
 
 def measure(model: Bert, task: Task, tokenizer: Path, run: Run) -> dict[str, float]:
     """Final numbers: every metric on the search half of dev, `held` on the other, `dev` on both, other dev sets."""
-    splits = open_splits(task, tokenizer, run)
-    metrics = dict(evaluate(model, task, splits.search, run))
-    sets = {"held": splits.held, "dev": encode(task, "dev", tokenizer, run)}
+    dev = encode(task, "dev", tokenizer, run)
+    search, held = dev_halves(dev)
+    logits, labels = predict(model, dev, run), np.asarray(dev.labels)
+    metrics = score(task, logits[search.rows], labels[search.rows])
+    parts = {"held": score(task, logits[held.rows], labels[held.rows]), "dev": score(task, logits, labels)}
     if "dev_mismatched" in task.splits:
-        sets["mismatched"] = encode(task, "dev_mismatched", tokenizer, run)
-    for name, data in sets.items():
-        numbers = evaluate(model, task, data, run)
+        parts["mismatched"] = evaluate(model, task, encode(task, "dev_mismatched", tokenizer, run), run)
+    for name, numbers in parts.items():
         metrics[name], metrics[f"{name}_se"] = numbers["score"], numbers["score_se"]
     return metrics

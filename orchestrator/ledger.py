@@ -131,9 +131,11 @@ class Ledger:
             trial_records.write(self.folder, record)
         with self.lock:
             del self.live[trial]
-            live.curve.finished = record is not None
             if record is not None:
                 self.records[trial] = record
+                live.curve.finished = True
+                if record.status == "failed":  # what it had reached is no reason to stop another
+                    self.curves.pop(trial, None)
         if record is not None:
             self.tell("on_record", record)
         return record

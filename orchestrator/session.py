@@ -93,9 +93,11 @@ def interrupted(stop: Callable[[str], None]) -> Iterator[None]:
 def ray_up(cluster: Cluster, output: Path) -> Iterator[None]:
     """Connects to the Ray that is there, or starts one as large as the cluster file says; stops what it started.
 
-    What Ray prints meanwhile (it announces the death of workers on standard output) goes to a file.
+    Args:
+        cluster: What to start.
+        output: Takes what is printed meanwhile: Ray announces the death of workers on standard output.
     """
-    with output.open("a", encoding="utf-8") as stream, redirect_stdout(stream):
+    with _diverted(output):
         if ray.is_initialized():
             yield
             return
@@ -106,13 +108,28 @@ def ray_up(cluster: Cluster, output: Path) -> Iterator[None]:
             ray.shutdown()
 
 
+@contextmanager
+def _diverted(output: Path) -> Iterator[None]:
+    """Sends what is printed to a file, and what Ray logs to where this process logs."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    logger = logging.getLogger("ray")
+    before, propagate, level = logger.handlers[:], logger.propagate, logger.level
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.WARNING)
+    try:
+        with output.open("a", encoding="utf-8") as stream, redirect_stdout(stream):
+            yield
+    finally:
+        logger.handlers[:], logger.propagate = before, propagate
+        logger.setLevel(level)
+
+
 def _start(cluster: Cluster) -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     if os.environ.get(ADDRESS):
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(log_to_driver=False, configure_logging=False)
         return
     os.environ.setdefault(TOKEN, secrets.token_hex(32))
     ray.init(
@@ -121,7 +138,7 @@ def _start(cluster: Cluster) -> None:
         num_gpus=int(cluster.gpus),
         include_dashboard=False,
         log_to_driver=False,
-        logging_level=logging.ERROR,
+        configure_logging=False,
     )
 
 

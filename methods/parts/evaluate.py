@@ -36,9 +36,16 @@ def evaluate(model: nn.Module, task: Task, encoded: Encoded, run: Ranked, batch_
     Raises:
         ValueError: the outputs do not fit the task or are not finite.
     """
-    logits = predict(model, encoded, run, batch_size)
-    scores = measure(task, logits, encoded.labels)
-    return {**scores, "loss": _loss(logits, np.asarray(encoded.labels), bool(task.labels))}
+    return score(task, predict(model, encoded, run, batch_size), np.asarray(encoded.labels))
+
+
+def score(task: Task, logits: Logits, labels: NDArray[np.generic]) -> dict[str, float]:
+    """Score stored outputs (N, C) of a model; the same numbers as `evaluate`.
+
+    Raises:
+        ValueError: the outputs do not fit the task or are not finite.
+    """
+    return {**measure(task, logits, labels), "loss": _loss(logits, labels, bool(task.labels))}
 
 
 def predict(model: nn.Module, encoded: Encoded, run: Ranked, batch_size: int = 64) -> Logits:

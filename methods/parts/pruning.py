@@ -29,7 +29,7 @@ def label_importance(
 ) -> Importance:
     """Taylor scores of the fine-tuned teacher under the labels' loss, computed once for all trials.
 
-    ROSITA's variant A: one pass over the training set, dropout active, gradients of the batch-mean loss, frozen weights.
+    ROSITA's variant A: one pass over the training set, dropout active, gradients of batch means, frozen weights.
 
     Args:
         teacher: Whose heads and neurons are scored.

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from orchestrator import records
 from orchestrator.folder import SweepFolder
 from tests.methods.conftest import write_table
 from tests.orchestrator.test_cli import SWEEP
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -49,9 +53,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 def test_a_sweep_from_its_file_to_an_exported_model_and_again(place: Place) -> None:
-    code, told, error = place.run("run", "tiny.yaml")
+    code, told, error = place.run("run", "tiny.yaml", "name=quickstart")
     assert code == 0, error
-    folder = SweepFolder(place.folder / "sweeps", "tiny")
+    folder = SweepFolder(place.folder / "sweeps", "quickstart")
     found = {record.trial: record for record in records.read(folder)}
     assert [found[name].status for name in ("teacher", "t0000", "t0001", "t0002")] == ["done"] * 4
     assert len(list(folder.store.glob("teacher-*/manifest.json"))) == 1
@@ -60,29 +64,53 @@ def test_a_sweep_from_its_file_to_an_exported_model_and_again(place: Place) -> N
     assert folder.file("report.html").stat().st_size > 10_000
 
     before = {name: record.started_s for name, record in found.items()}
-    code, again, error = place.run("run", "tiny.yaml")
+    code, again, error = place.run("run", "tiny.yaml", "name=quickstart")
     assert code == 0, error
-    assert "complete" in again
+    assert again.startswith("quickstart: complete in ")
     assert {record.trial: record.started_s for record in records.read(folder)} == before
 
-    status = json.loads(place.run("status", "tiny", "--json")[1])
+    status = json.loads(place.run("status", "quickstart", "--json")[1])
     assert (status["state"], status["done"]) == ("complete", 3)
-    picked = json.loads(place.run("pick", "tiny", "--json")[1])
+    picked = json.loads(place.run("pick", "quickstart", "--json")[1])
     assert f"winner: {picked['trial']}" in told
-    exported = json.loads(place.run("export", "tiny", "t0001", "mine", "--json")[1])
+    exported = json.loads(place.run("export", "quickstart", "t0001", "mine", "--json")[1])
     assert exported["max_difference"] <= 1e-5
     assert (place.folder / "mine" / "model.safetensors").is_file()
-    measured = json.loads(place.run("evaluate", "tiny", "t0001", "--json")[1])
+    measured = json.loads(place.run("evaluate", "quickstart", "t0001", "--json")[1])
     assert measured["found"] == pytest.approx(measured["recorded"], abs=1e-6)
-    assert place.run("report", "tiny")[0] == 0
+    assert place.run("report", "quickstart")[0] == 0
 
-    code, _, error = place.run("run", "tiny.yaml", "search.trials=4")
+    code, _, error = place.run("run", "tiny.yaml", "name=quickstart", "search.trials=4")
     assert code == 2
     assert "--accept-changes" in error
     assert "+  trials: 4" in error
-    code, told, error = place.run("run", "tiny.yaml", "search.trials=4", "--accept-changes")
+    code, told, error = place.run("run", "tiny.yaml", "name=quickstart", "search.trials=4", "--accept-changes")
     assert code == 0, error
     assert {record.trial for record in records.read(folder)} >= {"t0000", "t0001", "t0002", "t0003"}
+
+
+def test_the_five_commands_of_the_readme(place: Place) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("## Five more")[1]
+    block = text.split("```bash\n")[1].split("```")[0]
+    commands = [shlex.split(line, comments=True) for line in block.splitlines()]
+    assert [words[:2] for words in commands] == [
+        ["distilsweep", name] for name in ("init", "plan", "status", "pick", "ui")
+    ]
+    for words in commands[:-1]:
+        code, told, error = place.run(*words[1:])
+        assert code == 0, error
+        assert told
+    served = place.start(*commands[-1][1:])
+    assert served.stdout is not None
+    try:
+        url = served.stdout.readline().strip()
+        assert url.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(url, timeout=30) as page:
+            assert page.status == 200
+    finally:
+        served.send_signal(signal.SIGINT)
+        served.communicate(timeout=60)
+    assert served.returncode == 0
 
 
 def test_a_killed_sweep_goes_on_with_the_same_command(tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ class Diary:
     def on_record(self, record: TrialRecord) -> None:
         assert records.read_one(self._folder.record(record.trial)) == record, "told only when it is on disk"
         self.events.append(("record", record.trial))
-        raise RuntimeError("a watcher that fails harms nobody")
+        if len(self.of("record")) == 2:
+            raise RuntimeError("a watcher that fails harms nobody")
 
     def on_end(self, result: object) -> None:
         self.result = result
@@ -130,14 +131,14 @@ def test_failures_stops_and_a_teacher_are_results(tmp_path: Path) -> None:
     """One slot: a good trial, one that fails, one that the rule stops in mid-training, and those after them."""
     starts = [
         {"layers": 2, "score": 0.9, "crash": ""},
-        {"layers": 2, "score": 0.8, "crash": "raise:0:2:always"},
+        {"layers": 2, "score": 0.9, "crash": "raise:0:2:always"},
         {"layers": 3, "score": 0.3, "crash": ""},
         {"layers": 1, "score": 0.4, "crash": ""},
         {"layers": 1, "score": 0.5, "crash": "kill:0:2"},
     ]
     space = {
         "layers": {"int": [1, 3]},
-        "score": {"choice": [0.9, 0.8, 0.3, 0.4, 0.5]},
+        "score": {"choice": [0.9, 0.3, 0.4, 0.5]},
         "crash": {"choice": ["", "raise:0:2:always", "kill:0:2"]},
     }
     plan = toy_plan(
