@@ -37,6 +37,10 @@ TOKEN = "RAY_AUTH_TOKEN"
 """A cluster that Ray starts here is closed to all who do not know this; a fresh one, so that none is left in ~/.ray."""
 
 
+EXPECTED = "ray.tune.analysis.experiment_analysis"
+"""Misses the result files that Tune was told not to write."""
+
+
 @contextmanager
 def locked(folder: SweepFolder) -> Iterator[None]:
     """Keeps a second driver out; the lock of a dead one is free, because the system drops it with the process.
@@ -117,6 +121,7 @@ def _diverted(output: Path) -> Iterator[None]:
     logger.handlers.clear()
     logger.propagate = True
     logger.setLevel(logging.WARNING)
+    logging.getLogger(EXPECTED).setLevel(logging.ERROR)
     try:
         with output.open("a", encoding="utf-8") as stream, redirect_stdout(stream):
             yield

@@ -51,11 +51,13 @@ def tracked_at(folder: SweepFolder) -> Destination:
 
 
 def show(folder: SweepFolder, port: int | None = None, say: Callable[[str], None] = print) -> None:
-    """Says the address and keeps it alive until Ctrl-C.
+    """Says the address and keeps it alive until Ctrl-C or a termination signal; the server ends with it.
 
     Raises:
         SweepError: the sweep was not tracked, the port is taken, or MLflow does not start.
     """
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell's background job was told to ignore Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     with serving(folder, tracked_at(folder), port) as served:
         say(served.url)
         if served.process is None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -108,9 +109,14 @@ def test_the_five_commands_of_the_readme(place: Place) -> None:
         with urllib.request.urlopen(url, timeout=30) as page:
             assert page.status == 200
     finally:
-        served.send_signal(signal.SIGINT)
-        served.communicate(timeout=60)
+        served.send_signal(signal.SIGTERM)
+        try:
+            served.communicate(timeout=60)
+        finally:
+            served.kill()
     assert served.returncode == 0
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(url, timeout=5)
 
 
 def test_a_killed_sweep_goes_on_with_the_same_command(tmp_path: Path) -> None:
