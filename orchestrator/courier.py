@@ -175,7 +175,9 @@ class Tracker:
 
     def on_report(self, trial: str, step: int, metrics: Mapping[str, float]) -> None:
         """Keeps a report, once for each step."""
-        if self._spool and (fresh := self._spool.unlogged(trial, step, metrics)):
+        # MLflow's comparison opens with the metric a run logged first, and that should say how good it is.
+        ordered = dict(sorted(metrics.items(), key=lambda item: item[0] != "score"))
+        if self._spool and (fresh := self._spool.unlogged(trial, step, ordered)):
             self._append({"kind": "metrics", "trial": trial, "step": step, "metrics": fresh})
 
     def on_record(self, record: TrialRecord) -> None:
