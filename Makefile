@@ -10,11 +10,12 @@ SWEEP ?= search_spaces/quickstart.yaml
 sweep: $(INSTALLED)  ## find a front of small BERTs, report it, export the winner
 	$(BIN)/distilsweep run $(SWEEP) $(ARGS)
 
-test: $(INSTALLED)  ## every test but the slow ones
-	$(BIN)/python -m pytest $(ARGS)
+test: $(INSTALLED)  ## every test but the slow ones; those with a cluster one after the other
+	$(BIN)/python -m pytest -n 2 -m "not ray and not slow and not gpu and not net" $(ARGS)
+	$(BIN)/python -m pytest -m "ray and not slow and not gpu and not net" $(ARGS)
 
-fast: $(INSTALLED)  ## the tests that need no Ray, under a minute
-	$(BIN)/python -m pytest -m "not ray and not slow and not gpu and not net" $(ARGS)
+fast: $(INSTALLED)  ## the tests that need neither Ray nor fresh processes, under a minute
+	$(BIN)/python -m pytest -n 2 -m "not ray and not process and not slow and not gpu and not net" $(ARGS)
 
 slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu and not net" $(ARGS)

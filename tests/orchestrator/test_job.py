@@ -103,6 +103,7 @@ def test_a_package_without_a_checkpoint_is_named() -> None:
         checkpoint_folder({"package": "no_such_package"})
 
 
+@pytest.mark.process
 def test_an_export_reopens_in_a_fresh_process(table: Path, tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path, "sweep")
     trial = folder.trial("t0000")

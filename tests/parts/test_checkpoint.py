@@ -280,6 +280,7 @@ def opened(folder: Path, kind: str, *, ours: bool) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.process
 def test_stock_transformers_opens_a_stock_shape(tmp_path: Path) -> None:
     folder, model = stored(tmp_path / "model")
     found = opened(folder, "labels", ours=False)
@@ -289,6 +290,7 @@ def test_stock_transformers_opens_a_stock_shape(tmp_path: Path) -> None:
     assert found["keys"] == []
 
 
+@pytest.mark.process
 def test_the_registered_class_opens_any_other_shape(tmp_path: Path) -> None:
     model = random_bert(ODD, head="relu")
     save(model, tmp_path / "model", labels=NAMES)
@@ -299,6 +301,7 @@ def test_the_registered_class_opens_any_other_shape(tmp_path: Path) -> None:
     assert found["keys"] == []
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("layout", ["stock", "odd"])
 def test_masked_lm_reopens(tmp_path: Path, layout: str) -> None:
     stock = Layout.uniform(

@@ -70,6 +70,7 @@ def test_a_split_is_tokenised_once_per_data_tokenizer_and_run_version(tmp_path: 
     assert source.num_reads == 4
 
 
+@pytest.mark.process
 def test_all_ranks_open_what_one_wrote(tmp_path: Path) -> None:
     word_tokenizer(tmp_path / "words")
     assert run_ranks(encoded_on_ranks, tmp_path, ["a b"]) == [[[2, 5, 6, 3]]] * 2
