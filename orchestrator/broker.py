@@ -138,7 +138,7 @@ class Gangs:
             gang.job = None
             cause = job.failure() or job.endings[0]
             told = {"status": job.stop or STOPPED} if cause["status"] == "stopped" else cause
-            self.queue.close(job, {key: value for key, value in told.items() if key != "retire"})
+            self.queue.close(job, told)
         return GO
 
     def drain(self, slot: int) -> str:

@@ -27,8 +27,8 @@ from orchestrator.reporter import Reporter
 from orchestrator.spool import Destination
 from orchestrator.sweep import SweepResult, run_sweep
 
-NO_WINNER = 3
-"""Exit code of a sweep that ended without a model within its budget."""
+NO_WINNER, INTERRUPTED = 3, 130
+"""Exit codes of a sweep that ended without a model within its budget, and of one that is to go on later."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +44,9 @@ class Ended:
 
     @property
     def exit_code(self) -> int:
-        """0; 3 if there is no model within the budget."""
+        """0; 3 if there is no model within the budget; 130 if the sweep is to go on."""
+        if self.result.status == "stopped":
+            return INTERRUPTED
         return 0 if self.winner else NO_WINNER
 
     def to_json(self) -> dict[str, Any]:
@@ -71,9 +73,14 @@ class Ended:
             *trial_table(self.found),
             "",
             f"report: {self.report}",
-            f"winner: {winner.trial}, exported to {self.exported}" if winner else "no model fits the budget",
+            f"winner: {winner.trial}, exported to {self.exported}" if winner else self._no_winner(),
             *(f"  {command:{width}}  {what}" for command, what in commands(self.found)),
         ]
+
+    def _no_winner(self) -> str:
+        again = "; the same command goes on" if self.result.status == "stopped" else ""
+        finished = any(record.status == "done" for record in self.found.trials)
+        return f"{'no model fits the budget' if finished else 'no trial has finished'}{again}"
 
 
 def teacher_lines(teacher: TrialRecord | None) -> list[str]:

@@ -158,7 +158,8 @@ class Queue:
         """Ends a job; what its proxy reads last is how."""
         seconds = self.clock() - job.started_s if job.attempts else 0.0
         job.state, job.attempt = ENDED, ""
-        job.messages.append({"end": {**ending, "attempts": job.attempts, "seconds": seconds}})
+        told = {name: value for name, value in ending.items() if name != "retire"}
+        job.messages.append({"end": {**told, "attempts": job.attempts, "seconds": seconds}})
         self.changes += 1
         if job in self.waiting:
             self.waiting.remove(job)
@@ -166,7 +167,10 @@ class Queue:
             self._forget(job)
 
     def lost(self, job: Job, why: str) -> None:
-        """Its gang is gone: the job goes back to the front of the queue, or ends after too many losses."""
+        """Its gang is gone: the job goes back to the front of the queue, or ends after too many losses.
+
+        What surviving ranks said of failures does not count: a death breaks their collectives.
+        """
         job.losses.append(why)
         job.endings.clear()
         self.changes += 1

@@ -91,7 +91,8 @@ class Beats(threading.Thread):
 
     def __init__(self, ask: Ask, seat: Seat, settings: SlotSettings) -> None:
         super().__init__(name=f"beats of slot {seat.slot}", daemon=True)
-        self.attempt = ""
+        self.job = ("", "")
+        """Trial and attempt that this rank works on."""
         self._ask, self._seat, self._settings = ask, seat, settings
         self._told = ("", GO)
         self._since_s = 0.0
@@ -105,17 +106,26 @@ class Beats(threading.Thread):
     def run(self) -> None:
         """Beats until closed."""
         while not self._closed.wait(self._settings.beat_s):
-            attempt = self.attempt
+            trial, attempt = self.job
             told = (attempt, self._beat(attempt))
             if told != self._told:
                 self._told, self._since_s = told, time.monotonic()
             elif time.monotonic() - self._since_s > self._patience_s(told[1]):
-                log.error("slot %d: rank %d is stuck: leaving", self._seat.slot, self._seat.rank)
-                os._exit(EXIT_CODE)
+                self._leave(trial, attempt, told[1])
 
     def close(self) -> None:
         """The rank leaves its loop."""
         self._closed.set()
+
+    def _leave(self, trial: str, attempt: str, flag: str) -> None:
+        """Ends the process; the job is told first, so that it ends with its cause instead of being tried again."""
+        log.error("slot %d: rank %d is stuck: leaving", self._seat.slot, self._seat.rank)
+        status = "stopped" if flag in (STOP, HALT) else "failed"
+        ending = {"status": status, "error": f"rank {self._seat.rank} was stuck", "retire": "it was stuck"}
+        try:
+            self._ask("finish", trial, attempt, self._seat.rank, ending)
+        finally:
+            os._exit(EXIT_CODE)
 
     def _beat(self, attempt: str) -> str:
         try:

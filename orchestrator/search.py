@@ -5,6 +5,7 @@ that are launched count against the number of trials. When the sampler has no ne
 itself is searched for one, so that a small space is used up and then said to be.
 """
 
+import itertools
 import json
 import math
 import random
@@ -32,6 +33,7 @@ MAX_LISTED = 5000
 """Spaces up to this size are listed."""
 NUM_FAILURES = 5
 """A sweep whose first trials all fail is ended after this many."""
+EXHAUSTED = "every feasible design of the space has been tried"
 IMPOSSIBLE = 1.0
 """Violation of a design that is refused for another reason than its costs."""
 
@@ -62,7 +64,10 @@ class Explorer:
         self._refused = {_sample_key(record) for record in records if record.status == "refused"}
         names = {*ledger.records, *study.names}
         self._next = {letter: 1 + max(map(int, _numbers(names, letter)), default=-1) for letter in "tr"}
-        self._others = self._unlisted()
+        search = plan.spec.search
+        self._dice = random.Random(derive(search.seed, "draws", len(ledger.records)))
+        self._small = [item for item in plan.methods if item.space.size() <= MAX_LISTED or search.sampler == GRID]
+        self._listed = self._list()
 
     def peek(self) -> str:
         """Makes sure that there is something to launch; else says why there is nothing."""
@@ -81,7 +86,8 @@ class Explorer:
             for proposal in self._proposals():
                 if launch := self._considered(proposal):
                     return launch
-            self.closed = "every feasible design of the space has been tried"
+            looked = f"no new feasible design among {MAX_ASKS} proposals and {MAX_DRAWS} draws"
+            self.closed = EXHAUSTED if len(self._small) == len(self.plan.methods) else looked
         return self.closed
 
     def finish(self, trial: str, record: TrialRecord | None) -> None:
@@ -110,7 +116,7 @@ class Explorer:
             for _ in range(MAX_ASKS):
                 yield self.study.ask()
         num_refused = 0
-        for method, sample in self._others:
+        for method, sample in itertools.chain(_popped(self._listed), self._drawn()):
             resolved = self.plan.resolve(method, sample)
             if isinstance(resolved, Design) and resolved.key not in self._tried:
                 self.study.enqueue(method, sample)
@@ -160,14 +166,21 @@ class Explorer:
         good = record.status in ("done", "stopped") and all(map(math.isfinite, values))
         return values if good else None
 
-    def _unlisted(self) -> Iterator[tuple[str, Sample]]:
-        """Designs for when the sampler has none: the whole grid of small spaces, random draws of large ones."""
-        dice = random.Random(derive(self.plan.spec.search.seed, "unlisted", len(self.ledger.records)))
+    def _list(self) -> list[tuple[str, Sample]]:
+        """The designs of all spaces that are small enough, in the order in which they are looked at, last first."""
+        search = self.plan.spec.search
+        listed: list[tuple[str, Sample]] = []
+        for method in self._small:
+            listed += [(method.name, sample) for sample in grid(method.space)]
+        if search.sampler != GRID:
+            random.Random(search.seed).shuffle(listed)
+        return listed[::-1]
+
+    def _drawn(self) -> Iterator[tuple[str, Sample]]:
+        """Designs of the spaces that are too large to be listed."""
         for method in self.plan.methods:
-            space = method.space
-            listed = space.size() <= MAX_LISTED or self.plan.spec.search.sampler == GRID
-            samples = grid(space) if listed else (draw(space, dice) for _ in range(MAX_DRAWS))
-            yield from ((method.name, sample) for sample in samples)
+            if method not in self._small:
+                yield from ((method.name, draw(method.space, self._dice)) for _ in range(MAX_DRAWS))
 
     def _recover(self) -> None:
         """Brings the study up to the records, and has the trials proposed again that a dead driver left open."""
@@ -189,6 +202,12 @@ class Explorer:
 def launched(record: TrialRecord) -> bool:
     """Whether a record counts against the number of trials."""
     return record.status != "refused" and record.trial != TEACHER
+
+
+def _popped(samples: list[tuple[str, Sample]]) -> Iterator[tuple[str, Sample]]:
+    """Takes a list apart from its end."""
+    while samples:
+        yield samples.pop()
 
 
 def _sample_key(item: TrialRecord | Refusal) -> str:

@@ -28,6 +28,7 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the histories are ours
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # so is Ctrl-C
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # proxies start beside each other; the search says how many there are
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # nothing is resumed from Tune's own state
     "TUNE_WARN_THRESHOLD_S": "60",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -94,20 +95,24 @@ def interrupted(stop: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextmanager
-def ray_up(cluster: Cluster, output: Path) -> Iterator[None]:
+def ray_up(cluster: Cluster, output: Path) -> Iterator[bool]:
     """Connects to the Ray that is there, or starts one as large as the cluster file says; stops what it started.
+
+    Yields whether this Ray ends with the session, and everything that runs in it.
 
     Args:
         cluster: What to start.
         output: Takes what is printed meanwhile: Ray announces the death of workers on standard output.
     """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     with _diverted(output):
         if ray.is_initialized():
-            yield
+            yield False
             return
         _start(cluster)
         try:
-            yield
+            yield not os.environ.get(ADDRESS)
         finally:
             ray.shutdown()
 
@@ -131,8 +136,6 @@ def _diverted(output: Path) -> Iterator[None]:
 
 
 def _start(cluster: Cluster) -> None:
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
     if os.environ.get(ADDRESS):
         ray.init(log_to_driver=False, configure_logging=False)
         return

@@ -5,6 +5,7 @@ gang that dies is rebuilt by Ray Train; one that cannot even say hello, three ti
 error, because it never will.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,20 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from orchestrator.rayrun import SlotSettings, describe
+from orchestrator.rayrun import SlotSettings
 from orchestrator.sections import ResourcesSection
 from orchestrator.worker import slot_loop
 
+log = logging.getLogger(__name__)
+
 RESTARTS = 2
 """Failures of a gang that Ray Train repairs, before the slot asks whether any of its gangs ever said hello."""
+
+
+def _cause(error: Exception) -> str:
+    """The last line of an error: Ray Train quotes the traceback of the worker, whose last line says what it was."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 class Slot(threading.Thread):
@@ -44,7 +53,8 @@ class Slot(threading.Thread):
                 self._launch(self.number)
             except Exception as error:
                 if not self._closing.is_set() and self._hellos() == before:
-                    self.error = describe(error)
+                    log.exception("slot %d: none of its worker groups came up", self.number)
+                    self.error = _cause(error)
                     return
 
     def _hellos(self) -> int:

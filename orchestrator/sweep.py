@@ -139,7 +139,7 @@ class Driver:
         shutil.rmtree(scratch, ignore_errors=True)
         store.sweep(self._folder.store)
         try:
-            with interrupted(self.halt), ray_up(self._plan.cluster, self._folder.log("ray")):
+            with interrupted(self.halt), ray_up(self._plan.cluster, self._folder.log("ray")) as own:
                 num_slots = self._room()
                 self._broker = start_broker(self._settings.limits)
                 self._slots = Slots(self._broker, self._plan.spec.resources, self._slot_settings(), scratch)
@@ -151,7 +151,7 @@ class Driver:
                 finally:
                     self._state = "stopping"
                     pulse.close()
-                    self._slots.close(CLOSE_S)
+                    self._slots.close(0.0 if own else CLOSE_S)  # jobs have ended; what ends with Ray needs no farewell
                     ray.kill(self._broker)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -195,7 +195,7 @@ class Driver:
             self._hold()
             self._tune(scratch)
         if error := self._slots.error():
-            raise SweepError(f"no worker could start: {error}")
+            raise SweepError(f"no worker could start: {error} (log: {self._folder.log('driver')})")
 
     def _prepare(self) -> None:
         """Has what all trials share made once, on one slot; a sweep that goes on has it already.

@@ -97,9 +97,9 @@ def serve(ask: Ask, seat: Seat, beats: Beats, body: Body, settings: SlotSettings
         if order == LOST:
             raise Abandoned(f"slot {seat.slot}: the broker has given up this worker group")
         post = Post(order["trial"], order["attempt"], order["payload"], seat, beats, ask)
-        beats.attempt = post.attempt
+        beats.job = (post.trial, post.attempt)
         _work(post, body, guard, settings)
-        beats.attempt = ""
+        beats.job = ("", "")
 
 
 def _work(post: Post, body: Body, guard: Guard, settings: SlotSettings) -> None:

@@ -28,7 +28,7 @@ from methods.parts.stages import Snapshot
 
 def any_of_them(job: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """The body that the job names."""
-    bodies = {"walk": walk, "nothing": nothing, "leave_thread": leave_thread, "poll": poll}
+    bodies = {"walk": walk, "nothing": nothing, "leave_thread": leave_thread, "poll": poll, "stick": stick}
     return bodies[job.get("body", "walk")](job, run)
 
 
@@ -78,6 +78,14 @@ def poll(job: Mapping[str, Any], run: Run) -> dict[str, Any]:
         time.sleep(0.02)
         run.poll()
     return {"layout": None, "metrics": {}, "notes": {}, "model": None}
+
+
+def stick(job: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """Fails on rank 1 and is stuck on rank 0, outside any collective."""
+    if run.rank == 1:
+        raise ValueError("planned failure beside a stuck rank")
+    time.sleep(120)
+    return {}
 
 
 def refuse_teacher(job: Mapping[str, Any], run: Run) -> dict[str, Any]:

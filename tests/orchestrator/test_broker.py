@@ -120,6 +120,14 @@ def test_a_job_that_kills_every_gang_fails(ask: Callable[..., Any]) -> None:
     assert ask("take", 0, "third", 0) is None
 
 
+def test_the_error_of_a_rank_whose_peer_died_is_not_the_cause(ask: Callable[..., Any]) -> None:
+    attempt = serve(ask, "t0", world=2)
+    ask("finish", "t0", attempt, 1, {"status": "failed", "error": "RuntimeError: connection closed by peer"})
+    ask("hello", 0, "reborn", 2)
+    assert ask("recv", "t0", 0) is None
+    assert ask("take", 0, "reborn", 0)["trial"] == "t0"
+
+
 def test_a_stop_reaches_report_and_beat(ask: Callable[..., Any]) -> None:
     attempt = serve(ask, "t0")
     ask("report", "t0", attempt, (1, 1), {})

@@ -107,7 +107,7 @@ def test_a_continuous_space_without_new_designs_ends_too(tmp_path: Path) -> None
     )
     explorer = explore(plan, tmp_path)
     assert len(run_all(explorer)) == 4
-    assert explorer.closed == "every feasible design of the space has been tried"
+    assert explorer.closed == "no new feasible design among 16 proposals and 2000 draws"
 
 
 def test_a_design_that_was_tried_is_answered_from_its_record(tmp_path: Path) -> None:

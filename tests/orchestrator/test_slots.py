@@ -144,6 +144,14 @@ def test_a_thread_that_stays_retires_the_gang(bench: Bench) -> None:
     assert after["result"]["notes"]["pid"] != end["result"]["notes"]["pid"]
 
 
+def test_a_stuck_rank_ends_its_process_and_the_slot_serves_on(bench: Bench) -> None:
+    began_s = time.monotonic()
+    end = bench.run("stuck", {}, body="stick")
+    assert (end["status"], end["error"]) == ("failed", "ValueError: planned failure beside a stuck rank")
+    assert bench.run("unstuck", {})["status"] == "done"
+    assert time.monotonic() - began_s < 90
+
+
 def test_halt_lets_a_trial_leave_with_a_checkpoint(bench: Bench) -> None:
     ask = patient(bench.broker)
 

@@ -242,7 +242,9 @@ def test_fresh_gangs_run_each_trial_in_processes_of_its_own(tmp_path: Path) -> N
 def test_workers_that_cannot_start_end_the_sweep_with_their_error(tmp_path: Path) -> None:
     settings = Settings(body="tests.doubles.bodies:there_is_none", limits=SETTINGS.limits, with_teacher=False)
     plan = toy_plan(tmp_path, cpus=1, search={"trials": 2})
-    with pytest.raises(SweepError, match=r"no worker could start: .*there_is_none"):
+    with pytest.raises(
+        SweepError, match=r"^no worker could start: AttributeError: .* 'there_is_none' \(log: .*driver.log\)$"
+    ):
         sweep(plan, tmp_path, settings)
     status = read_status(SweepFolder(tmp_path, "toy"))
     assert status["state"] == "failed"
