@@ -38,6 +38,9 @@ TOKEN = "RAY_AUTH_TOKEN"
 """A cluster that Ray starts here is closed to all who do not know this; a fresh one, so that none is left in ~/.ray."""
 
 
+NO_DASHBOARD = ("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
+"""A dashboard that refuses at once. Ray Train asks it for the state of an actor when a gang ends; with no address at
+all it searches for one, and every gang takes 12 s to end."""
 EXPECTED = "ray.tune.analysis.experiment_analysis"
 """Misses the result files that Tune was told not to write."""
 
@@ -95,26 +98,27 @@ def interrupted(stop: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextmanager
-def ray_up(cluster: Cluster, output: Path) -> Iterator[bool]:
+def ray_up(cluster: Cluster, output: Path, in_use: Callable[[], bool] = bool) -> Iterator[None]:
     """Connects to the Ray that is there, or starts one as large as the cluster file says; stops what it started.
-
-    Yields whether this Ray ends with the session, and everything that runs in it.
 
     Args:
         cluster: What to start.
+        in_use: Whether a thread still talks to Ray at the end. Ray would take the whole process down with it, so it is
+            then left to stop when the process does.
         output: Takes what is printed meanwhile: Ray announces the death of workers on standard output.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     with _diverted(output):
         if ray.is_initialized():
-            yield False
+            yield
             return
         _start(cluster)
         try:
-            yield not os.environ.get(ADDRESS)
+            yield
         finally:
-            ray.shutdown()
+            if not in_use():
+                ray.shutdown()
 
 
 @contextmanager
@@ -140,6 +144,7 @@ def _start(cluster: Cluster) -> None:
         ray.init(log_to_driver=False, configure_logging=False)
         return
     os.environ.setdefault(TOKEN, secrets.token_hex(32))
+    os.environ.setdefault(*NO_DASHBOARD)
     ray.init(
         address="local",
         num_cpus=int(cluster.cpus),

@@ -15,14 +15,25 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from orchestrator.broker import BrokerActor
+from orchestrator.jobqueue import Limits
 from orchestrator.rayrun import SlotSettings
 from orchestrator.sections import ResourcesSection
 from orchestrator.worker import slot_loop
 
 log = logging.getLogger(__name__)
 
+HEAD = "node:__internal_head__"
+"""Resource of Ray's head node; proxies take a share of it, no CPU from the workers, and outlive other nodes."""
 RESTARTS = 2
 """Failures of a gang that Ray Train repairs, before the slot asks whether any of its gangs ever said hello."""
+
+
+def start_broker(limits: Limits) -> Any:  # noqa: ANN401  an actor handle
+    """Starts the broker on the head node; it comes back empty when its process dies."""
+    actor = ray.remote(BrokerActor)
+    options = actor.options(num_cpus=0, resources={HEAD: 0.001}, max_restarts=-1, max_task_retries=0)
+    return options.remote(limits)
 
 
 def _cause(error: Exception) -> str:
@@ -99,6 +110,11 @@ class Slots:
     def error(self) -> str:
         """What the workers of a slot that could not start said; empty if all is well."""
         return next((slot.error for slot in (*self._live.values(), *self._gone) if slot.error), "")
+
+    @property
+    def busy(self) -> bool:
+        """Whether a slot's thread still runs."""
+        return any(slot.is_alive() for slot in (*self._live.values(), *self._gone))
 
     def close(self, wait_s: float) -> None:
         """Sends all gangs away and waits for them."""

@@ -16,7 +16,6 @@ import ray
 from ray import tune
 
 from methods.parts import store
-from orchestrator.broker import BrokerActor
 from orchestrator.designs import Design
 from orchestrator.errors import PlanError, SweepError, TrialError
 from orchestrator.folder import SweepFolder
@@ -29,7 +28,7 @@ from orchestrator.rayrun import SlotSettings, describe
 from orchestrator.records import TEACHER, TrialRecord
 from orchestrator.search import Explorer, FrontSearch
 from orchestrator.session import interrupted, live_cluster, locked, ray_up
-from orchestrator.slots import Slots
+from orchestrator.slots import HEAD, Slots, start_broker
 from orchestrator.stop import FrontStop, Rule
 from orchestrator.study import Study
 from orchestrator.trial import patient, proxy, relay
@@ -42,8 +41,6 @@ SCRATCH = ".ray"
 """Folder in the sweep's folder for what Ray writes; of no use after the sweep."""
 CLOSE_S = 30.0
 """How long gangs are waited for at the end, s."""
-HEAD = "node:__internal_head__"
-"""Resource of Ray's head node; proxies take a share of it, no CPU from the workers, and outlive other nodes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,22 +136,29 @@ class Driver:
         shutil.rmtree(scratch, ignore_errors=True)
         store.sweep(self._folder.store)
         try:
-            with interrupted(self.halt), ray_up(self._plan.cluster, self._folder.log("ray")) as own:
+            with interrupted(self.halt), ray_up(self._plan.cluster, self._folder.log("ray"), self._in_use):
                 num_slots = self._room()
                 self._broker = start_broker(self._settings.limits)
                 self._slots = Slots(self._broker, self._plan.spec.resources, self._slot_settings(), scratch)
                 pulse = Pulse(self.beat)
+                wait_s = CLOSE_S
                 try:
                     self._slots.resize(num_slots)
                     pulse.start()
                     self._work(scratch)
+                except KeyboardInterrupt:  # the second one: somebody is in a hurry
+                    wait_s = 0.0
+                    raise
                 finally:
                     self._state = "stopping"
                     pulse.close()
-                    self._slots.close(0.0 if own else CLOSE_S)  # jobs have ended; what ends with Ray needs no farewell
+                    self._slots.close(wait_s)
                     ray.kill(self._broker)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+    def _in_use(self) -> bool:
+        return self._slots is not None and self._slots.busy
 
     def halt(self, reason: str) -> None:
         """Ends the sweep in good order: nothing new, and running trials leave with a checkpoint.
@@ -277,13 +281,6 @@ class Driver:
 
 def _trial_name(trial: Any) -> str:  # noqa: ANN401  Tune's Trial
     return str(trial.config["trial"])
-
-
-def start_broker(limits: Limits) -> Any:  # noqa: ANN401  an actor handle
-    """Starts the broker on the head node; it comes back empty when its process dies."""
-    actor = ray.remote(BrokerActor)
-    options = actor.options(num_cpus=0, resources={HEAD: 0.001}, max_restarts=-1, max_task_retries=0)
-    return options.remote(limits)
 
 
 def teacher_design(plan: Plan) -> Design:

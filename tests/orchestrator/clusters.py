@@ -10,7 +10,7 @@ from pathlib import Path
 
 import ray
 
-from orchestrator.session import SETTINGS, TOKEN
+from orchestrator.session import NO_DASHBOARD, SETTINGS, TOKEN
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -20,6 +20,7 @@ def environment() -> Iterator[dict[str, str]]:
     """What a driver of the tests needs: a place of its own for Ray (its paths must be short), the doubles in reach."""
     place = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     changes = {"RAY_TMPDIR": place, "PYTHONPATH": str(ROOT), TOKEN: secrets.token_hex(32), **SETTINGS}
+    changes.update([NO_DASHBOARD])
     before = {name: os.environ.get(name) for name in changes}
     if before[TOKEN] is not None:
         del changes[TOKEN]  # Ray remembers the first token of a process

@@ -14,8 +14,7 @@ from orchestrator.folder import SweepFolder
 from orchestrator.jobqueue import START, Limits
 from orchestrator.rayrun import SlotSettings
 from orchestrator.sections import ResourcesSection
-from orchestrator.slots import Slots
-from orchestrator.sweep import start_broker
+from orchestrator.slots import Slots, start_broker
 from orchestrator.trial import patient, relay
 from tests.orchestrator.clusters import small_cluster
 
