@@ -230,6 +230,7 @@ def wait_for(condition: Any, driver: subprocess.Popen[bytes]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_fresh_gangs_run_each_trial_in_processes_of_its_own(tmp_path: Path) -> None:
     plan = toy_plan(tmp_path, search={"trials": 2}, resources={"gang": "fresh"}, cpus=2)
@@ -238,6 +239,7 @@ def test_fresh_gangs_run_each_trial_in_processes_of_its_own(tmp_path: Path) -> N
     assert len({record.notes["pid"] for record in result.records}) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_workers_that_cannot_start_end_the_sweep_with_their_error(tmp_path: Path) -> None:
     settings = Settings(body="tests.doubles.bodies:there_is_none", limits=SETTINGS.limits, with_teacher=False)
