@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 
 from methods.parts.rng import derive
 from orchestrator.front import value
-from orchestrator.jobqueue import MESSAGE
+from orchestrator.jobqueue import HALTED, MESSAGE
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Design, Plan, Refusal
 from orchestrator.records import TEACHER, TrialRecord
@@ -93,10 +93,12 @@ class Explorer:
     def finish(self, trial: str, record: TrialRecord | None) -> None:
         """Tells the study what came out; an interrupted trial stays open there and is proposed again next time."""
         numbers = [self._numbers.pop(trial), *self._twins.pop(trial, [])]
-        if record is not None:
-            self._ended.append(record)
-            for number in numbers:
-                self.study.tell(number, self._values(record))
+        if record is None:
+            self._tried = {key: name for key, name in self._tried.items() if name != trial}
+            return
+        self._ended.append(record)
+        for number in numbers:
+            self.study.tell(number, self._values(record))
 
     def _enough(self) -> str:
         planned = self.plan.spec.search.trials
@@ -260,7 +262,9 @@ class FrontSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
         """Writes the record, then tells the study."""
         trial = self._trials.pop(trial_id)
         message = json.loads(result[MESSAGE]) if result and MESSAGE in result else {}
-        end = message.get("end") or {"status": "failed", "error": "the process of its proxy died"}
+        # Without an ending, and with nothing broken, Tune itself was interrupted: the trial goes on another time.
+        broken = {"status": "failed", "error": "the process of its proxy died again and again"}
+        end = message.get("end") or (broken if error else {"status": HALTED})
         self._explorer.finish(trial, self._explorer.ledger.close(trial, end))
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:

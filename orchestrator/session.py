@@ -127,7 +127,7 @@ def _diverted(output: Path) -> Iterator[None]:
     output.parent.mkdir(parents=True, exist_ok=True)
     logger = logging.getLogger("ray")
     before, propagate, level = logger.handlers[:], logger.propagate, logger.level
-    logger.handlers.clear()
+    logger.handlers[:] = [logging.NullHandler()]
     logger.propagate = True
     logger.setLevel(logging.WARNING)
     logging.getLogger(EXPECTED).setLevel(logging.ERROR)

@@ -19,6 +19,7 @@ from orchestrator.broker import BrokerActor
 from orchestrator.jobqueue import Limits
 from orchestrator.rayrun import SlotSettings
 from orchestrator.sections import ResourcesSection
+from orchestrator.trial import patient
 from orchestrator.worker import slot_loop
 
 log = logging.getLogger(__name__)
@@ -86,30 +87,36 @@ class Slots:
         scratch: Path,
     ) -> None:
         self._broker, self._resources, self._settings, self._scratch = broker, resources, settings, scratch
+        self._ask = patient(broker)
         self._live: dict[int, Slot] = {}
         self._gone: list[Slot] = []
         self._next = 0
 
     def __len__(self) -> int:
-        return len(self._live)
+        return len(self._working())
+
+    def _working(self) -> dict[int, Slot]:
+        """The slots that have not given up."""
+        return {number: slot for number, slot in self._live.items() if not slot.error}
 
     def resize(self, num_slots: int) -> bool:
-        """Starts or drains slots; true if there are more than before."""
-        grown = len(self._live) < num_slots
-        while len(self._live) < num_slots:
+        """Starts or drains slots; true if there are more than before. One that gave up is not replaced."""
+        wanted = num_slots - (len(self._live) - len(self))
+        grown = len(self) < wanted
+        while len(self) < wanted:
             slot = Slot(self._next, self._launch, self._num_hellos)
             self._live[self._next] = slot
             self._next += 1
             slot.start()
         serving = self._ask("status")["slots"]
-        surplus = sorted(self._live, key=lambda number: (number in serving, serving.get(number, "") != "", -number))
-        for number in surplus[: max(0, len(self._live) - num_slots)]:
+        spare = sorted(self._working(), key=lambda number: (number in serving, serving.get(number, "") != "", -number))
+        for number in spare[: max(0, len(self) - max(wanted, 0))]:
             self._drain(number)
         return grown
 
     def error(self) -> str:
-        """What the workers of a slot that could not start said; empty if all is well."""
-        return next((slot.error for slot in (*self._live.values(), *self._gone) if slot.error), "")
+        """What the workers said if no slot could start any; empty as long as one may still serve."""
+        return "" if self._working() else next((slot.error for slot in self._live.values()), "")
 
     @property
     def busy(self) -> bool:
@@ -128,9 +135,6 @@ class Slots:
         slot.close()
         self._ask("drain", number)
         self._gone.append(slot)
-
-    def _ask(self, verb: str, *arguments: Any) -> Any:  # noqa: ANN401
-        return ray.get(self._broker.ask.remote(verb, *arguments))
 
     def _num_hellos(self, number: int) -> int:
         return int(self._ask("status")["hellos"].get(number, 0))

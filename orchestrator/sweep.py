@@ -26,7 +26,7 @@ from orchestrator.plan import Plan
 from orchestrator.pulse import Pulse, write_status
 from orchestrator.rayrun import SlotSettings, describe
 from orchestrator.records import TEACHER, TrialRecord
-from orchestrator.search import Explorer, FrontSearch
+from orchestrator.search import Explorer, FrontSearch, launched
 from orchestrator.session import interrupted, live_cluster, locked, ray_up
 from orchestrator.slots import HEAD, Slots, start_broker
 from orchestrator.stop import FrontStop, Rule
@@ -96,6 +96,7 @@ def run_sweep(
         try:
             status, reason = "complete", explorer.peek()
             if not reason:
+                write_status(ledger, "starting", "", {}, 0)
                 driver.run()
                 status, reason = ("stopped", driver.halted) if driver.halted else ("complete", explorer.closed)
         except BaseException as error:
@@ -187,15 +188,15 @@ class Driver:
         write_status(self._ledger, self._state, self.halted, self._ask("status"), len(self._slots))
 
     def _ask(self, verb: str, *arguments: Any) -> Any:  # noqa: ANN401
-        return ray.get(self._broker.ask.remote(verb, *arguments))
+        return patient(self._broker)(verb, *arguments)
 
     def _work(self, scratch: Path) -> None:
         """The teacher, then the trials."""
         assert self._slots is not None, "the slots start before the work"
+        self._state = "running"
         if self._settings.with_teacher and not self.halted:
             self._prepare()
         if not self.halted:
-            self._state = "running"
             self._hold()
             self._tune(scratch)
         if error := self._slots.error():
@@ -261,11 +262,8 @@ class Driver:
     def _hold(self) -> None:
         """Lets no trial start before its neighbours' proxies are up."""
         assert self._slots is not None, "the slots start before the work"
-        planned = self._plan.spec.search.trials
-        left = planned - sum(
-            record.trial[0] == "t" and record.trial != TEACHER for record in self._ledger.records.values()
-        )
-        ray.get(self._broker.ask.remote("hold", max(0, min(len(self._slots), left))))
+        left = self._plan.spec.search.trials - sum(map(launched, self._ledger.records.values()))
+        self._ask("hold", max(0, min(len(self._slots), left)))
 
     def _slot_settings(self) -> SlotSettings:
         resources, settings = self._plan.spec.resources, self._settings

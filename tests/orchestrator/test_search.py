@@ -303,6 +303,17 @@ def test_tune_is_told_to_wait_while_all_slots_are_busy(tmp_path: Path) -> None:
     assert [record.status for record in records.read(SweepFolder(tmp_path, "toy"))] == ["done", "failed", "done"]
 
 
+def test_a_trial_that_tune_drops_is_not_over(tmp_path: Path) -> None:
+    explorer = explore(toy_plan(tmp_path), tmp_path)
+    search = FrontSearch(explorer, lambda: 1)
+    search.suggest("a")
+    search.on_trial_complete("a", None)
+    assert records.read(SweepFolder(tmp_path, "toy")) == []
+    launch = explore(toy_plan(tmp_path), tmp_path).next()
+    assert isinstance(launch, Launch)
+    assert launch.trial == "t0000"
+
+
 def test_an_unreadable_study_is_made_again(tmp_path: Path) -> None:
     run_all(explore(toy_plan(tmp_path, search={"trials": 2}), tmp_path))
     (tmp_path / "toy" / "study.db").write_bytes(b"not a database, " * 100)
