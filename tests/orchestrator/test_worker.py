@@ -13,8 +13,9 @@ import torch
 
 from orchestrator.broker import Broker
 from orchestrator.guard import Guard
-from orchestrator.jobqueue import START, Limits
+from orchestrator.jobqueue import GONE, START, Limits
 from orchestrator.rayrun import Abandoned, Beats, Seat, SlotSettings, describe
+from orchestrator.slots import Slot
 from orchestrator.trial import relay
 from orchestrator.worker import resolve, serve
 from tests.doubles import bodies
@@ -150,3 +151,55 @@ def test_a_guard_retires_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     assert guard.retire() == "a trial left the thread 'left behind' running"
     gate.set()
     thread.join()
+
+
+def test_a_proxy_hands_its_job_in_again_where_it_was_when_the_broker_has_forgotten_it() -> None:
+    script = [
+        (("submit", "t0", {"n": 1}, START), 0),
+        (("recv", "t0", 0), {"at": (1, 1), "step": 1}),
+        (("recv", "t0", 1), GONE),
+        (("submit", "t0", {"n": 1}, (1, 1)), None),
+        (("submit", "t0", {"n": 1}, (1, 1)), 0),
+        (("recv", "t0", 0), {"at": (1, 2), "step": 2}),
+        (("recv", "t0", 1), {"end": {"status": "done"}}),
+        (("end", "t0"), "go"),
+    ]
+    lines = iter(script)
+
+    def ask(*question: Any) -> Any:
+        expected, answer = next(lines)
+        assert question == expected
+        return answer
+
+    delivered: list[Any] = []
+    relay(ask, "t0", {"n": 1}, START, delivered.append)
+    assert [message.get("step") for message in delivered] == [1, 2, None]
+    assert next(lines, None) is None
+
+
+def slot_with(outcomes: list[tuple[int, Exception | None]]) -> Slot:
+    """A slot whose gangs say hello so often and then end like that; it is closed when there are no more of them."""
+    hellos, lines = [0], iter(outcomes)
+
+    def launch(number: int) -> None:
+        assert number == 7
+        said, error = next(lines)
+        hellos[0] += said
+        if outcomes[-1] == (said, error):
+            slot.close()
+        if error:
+            raise error
+
+    slot = Slot(7, launch, lambda number: hellos[0])
+    slot.start()
+    slot.join(5)
+    assert not slot.is_alive()
+    return slot
+
+
+def test_a_slot_starts_gang_after_gang_until_none_of_a_series_says_hello() -> None:
+    died = RuntimeError("a rank died")
+    assert slot_with([(1, None), (1, died), (2, died), (1, None)]).error == ""
+    hopeless = RuntimeError("Traceback ...\n  ImportError: no module named nowhere\n")
+    assert slot_with([(1, died), (0, hopeless), (1, None)]).error == "ImportError: no module named nowhere"
+    assert slot_with([(1, None), (0, hopeless)]).error == "", "it was told to close meanwhile"
