@@ -58,6 +58,7 @@ class Explorer:
         self._twins: dict[str, list[int]] = {}
         self._ended: list[TrialRecord] = []
         self._ready: list[Launch] = []
+        self._interrupted: list[Proposal] = []
         self._recover()
         records = ledger.records.values()
         self._tried = {record.key: record.trial for record in records if launched(record)}
@@ -110,7 +111,9 @@ class Explorer:
         return ""
 
     def _proposals(self) -> Iterator[Proposal]:
-        """What to look at for one launch: the sampler's wishes, then the rest of the space as far as it is new."""
+        """What to look at for one launch: what was interrupted, the sampler's wishes, then the rest of the space."""
+        while self._interrupted:
+            yield self._interrupted.pop(0)
         if self.plan.spec.search.sampler == GRID:
             while self.study.has_waiting:
                 yield self.study.ask()
@@ -185,8 +188,13 @@ class Explorer:
                 yield from ((method.name, draw(method.space, self._dice)) for _ in range(MAX_DRAWS))
 
     def _recover(self) -> None:
-        """Brings the study up to the records, and has the trials proposed again that a dead driver left open."""
-        self.study.reap(self.ledger.records)
+        """Brings the study up to the records; trials that a dead driver left open come first."""
+        for proposal in self.study.unfinished():
+            record = self.ledger.records.get(proposal.trial)
+            if record is None:
+                self._interrupted.append(proposal)
+            else:
+                self.study.tell(proposal.number, self._values(record))
         known = self.study.names
         spaces = {method.name: method.space for method in self.plan.methods}
         for record in self.ledger.records.values():

@@ -10,7 +10,7 @@ import json
 import logging
 import sqlite3
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -51,7 +51,7 @@ class Proposal:
     """The study's own count."""
     method: str
     sample: Sample
-    trial: str
+    trial: str = ""
     """The name of the trial this continues, or nothing."""
 
 
@@ -91,7 +91,7 @@ class Study:
 
         sample = self._spaces[method].walk(pick)
         self._open[trial.number] = trial
-        return Proposal(number=trial.number, method=method, sample=sample, trial=trial.user_attrs.get(TRIAL, ""))
+        return Proposal(number=trial.number, method=method, sample=sample)
 
     def name(self, number: int, trial: str) -> None:
         """Notes which trial of ours runs a proposal."""
@@ -113,34 +113,28 @@ class Study:
         self._open.pop(number).set_constraint(BUDGET, violation)
         self._study.tell(number, state=TrialState.PRUNED)
 
-    def enqueue(self, method: str, sample: Sample, trial: str = "") -> None:
+    def enqueue(self, method: str, sample: Sample) -> None:
         """Has a sample, which may be partial, proposed before anything else."""
-        tags = {TRIAL: trial} if trial else None
-        self._study.enqueue_trial(self._params(method, sample), user_attrs=tags)
+        self._study.enqueue_trial(self._params(method, sample))
 
-    def reap(self, known: Iterable[str]) -> list[str]:
-        """Ends what a dead driver left running, and has it proposed again under its name.
-
-        Args:
-            known: Trials whose end is known; these are only ended.
-
-        Returns:
-            The names that will be proposed again.
-        """
-        names, ended, again = self.names, set(known), []
+    def unfinished(self) -> list[Proposal]:
+        """What a dead driver left running, to be told or run on; what it had given no name yet is ended."""
+        left = []
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            name = trial.user_attrs.get(TRIAL, "")
-            if name and name not in ended | names:
-                self._study.enqueue_trial(trial.params, user_attrs={TRIAL: name})
-                again.append(name)
-            self._study.tell(trial.number, state=TrialState.FAIL)
-        return again
+            if TRIAL not in trial.user_attrs:
+                self._study.tell(trial.number, state=TrialState.FAIL)
+                continue
+            self._open[trial.number] = Trial(self._study, trial._trial_id)
+            method = trial.params.get(METHOD, next(iter(self._spaces)))
+            prefix = self._prefix(method)
+            sample = {name.removeprefix(prefix): value for name, value in trial.params.items() if name != METHOD}
+            left.append(Proposal(number=trial.number, method=method, sample=sample, trial=trial.user_attrs[TRIAL]))
+        return left
 
     @property
     def names(self) -> set[str]:
-        """The trials of ours that the study knows the numbers of, or will propose."""
-        silent = (TrialState.FAIL, TrialState.RUNNING)
-        return {t.user_attrs[TRIAL] for t in self._trials() if t.state not in silent and TRIAL in t.user_attrs}
+        """The trials of ours that the study knows and that have not failed."""
+        return {t.user_attrs[TRIAL] for t in self._trials() if t.state != TrialState.FAIL and TRIAL in t.user_attrs}
 
     @property
     def has_waiting(self) -> bool:
