@@ -108,7 +108,7 @@ def layout(config: Config, teacher: Layout) -> Layout:
 
 def compress(task: Task, teacher: Teacher, config: Config, run: Run) -> Outcome:
     """Train the pretrained checkpoint, cut to its bottom layers, on the labels."""
-    splits, recipe = open_splits(task, teacher.tokenizer, run), recipe_of(config)
+    splits, recipe = open_splits(task, teacher.tokenizer, run, augmented=False), recipe_of(config)
     model = load(teacher.base, labels=task.num_outputs, seed=run.seed)
     model = cut(model, layers=range(config.layers or len(model.layout.layers))).to(run.device)
     sites = nn.Linear(model.layout.hidden, 1).to(run.device)

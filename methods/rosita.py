@@ -1,51 +1,48 @@
-"""ROSITA: prune a BERT to few heads, layers, FFN neurons and a low-rank word table, then distil it back.
+"""ROSITA: prune a BERT to few heads, layers, FFN neurons and a low-rank word table, and distil it step by step.
 
-Setting 1, the one-stage setting, and the control without a teacher:
+    BERT(student)  <- the pretrained BERT, learns the tuned teacher's predictions
+    BERT-8layer    <- BERT(student), loses its top layers one by one while it learns BERT(student)'s predictions
+    ROSITA         <- cut down to heads, ffn_dim, embedding_rank, learns its teacher's states and predictions:
+    setting 1: the tuned teacher, cut in one step by the labels' Taylor scores, learns the tuned teacher
+    setting 2: BERT(student), cut in one step by scores of the prediction loss, learns BERT(student)
+    setting 3: BERT(student)'s bottom layers, cut a head at a time while they learn BERT(student)
+    setting 4: BERT-8layer, cut a head at a time while it learns BERT-8layer; the final method
+    no-kd:     as setting 1, then the labels alone; the control without a teacher
 
-    scores  <- sum over batches of |weight * d loss / d weight|, labels' loss, frozen weights of the fine-tuned teacher
-    student <- teacher cut to its best heads and neurons per layer, its bottom layers, a rank-r word table (thin SVD)
-    repeat:    loss = sum over layers of MSE(student state, mapped teacher state) + soft cross-entropy(student, teacher)
-
-The published code's defects are not reproduced; where they change numbers, `compat` brings them back: its head
-mismatch (a ReLU before the classifier while distilling, on models trained without), its hidden loss over padding, its
-teacher with dropout.
+The published code's defects are not reproduced; where they change numbers, `compat` brings them back: a ReLU before the
+classifier while distilling, on models trained without; a hidden loss over padding; teachers with dropout.
 
 References:
     Liu, Lin, Yuan: ROSITA: Refined BERT cOmpreSsion with InTegrAted techniques, AAAI 2021,
     https://arxiv.org/abs/2103.11367
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
-import torch
-
-from methods.parts.batches import Batch
-from methods.parts.bert import Bert, set_dropout
-from methods.parts.checkpoint import load
+from methods.parts.course import COMPAT, UNSTORED, Course, check_knowledge, selected
+from methods.parts.iterative import fit_pruning
 from methods.parts.layout import Layout
-from methods.parts.loop import fit
-from methods.parts.losses import Term, hidden_mse, label_loss, layer_map, regression_mse, soft_cross_entropy
+from methods.parts.prune_schedule import width_layouts
 from methods.parts.pruning import label_importance, prune
+from methods.parts.ranges import check_any, check_compat, check_least, check_shares
 from methods.parts.recipe import Recipe
+from methods.parts.rosita_recipes import RECIPES as RECIPES
 from methods.parts.run import Outcome, Run
-from methods.parts.splits import open_splits, scorer, training_batches
+from methods.parts.selection import Selection
+from methods.parts.selfteach import pretrained_student, shallow_student, taught_importance
+from methods.parts.splits import open_splits
 from methods.parts.surgery import narrower
 from methods.parts.tasks import Task
 from methods.parts.teacher import Teacher
-from methods.parts.training import Losses, Training
-
-COMPAT = ("relu-head", "padding", "teacher-dropout")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Hyper-parameters; the defaults are the published ones of Setting 1 on SST-2."""
+    """Hyper-parameters; the defaults are the published ones of Setting 1 on SST-2, and of the earlier stages there."""
 
-    setting: Literal[1, "no-kd"] = 1
-    """`1`: one-step pruning, then prediction and hidden distillation. `no-kd`: the same pruning, then labels alone."""
+    setting: Literal[1, 2, 3, 4, "no-kd"] = 1
+    """`1`: learn from the tuned teacher; `2`, `3`: from BERT(student); `4`: from BERT-8layer; `no-kd`: from labels."""
     heads: int = 2
     """Heads kept in each layer, 1 to the teacher's."""
     layers: int = 8
@@ -59,7 +56,7 @@ class Config:
     lr: float = 5e-5
     """Peak learning rate."""
     batch_size: int = 32
-    """Sentences of one update, over all workers."""
+    """Sentences of one update, over all workers, in all stages."""
     warmup: float = 0.1
     """Share of the updates in which the learning rate rises."""
     schedule: str = "linear"
@@ -76,14 +73,38 @@ class Config:
     """Weight of the prediction loss; 0 leaves it out."""
     temperature: float = 1.0
     """Of the prediction loss, > 0."""
+    prune_period: float = 0.01
+    """Settings 3 and 4: share of the updates in which the widths shrink, (0, 1]; at most a prune an update."""
     importance_examples: int | None = None
-    """Training rows the importance scores are taken on; null is all of them, as published."""
+    """Training rows the importance scores are taken on (settings 1, 2, no-kd); null is all of them, as published."""
+    importance_lr: float = 5e-5
+    """Setting 2: rate at which BERT(student) goes on learning while it is scored, as published; 0 freezes it."""
+    student_epochs: float = 5.0
+    """BERT(student): passes over the training set."""
+    student_lr: float = 2e-5
+    """BERT(student): peak learning rate; falls linearly after the warm-up."""
+    student_warmup: float = 0.1
+    """BERT(student): share of the updates in which the learning rate rises."""
+    student_evaluate_every: int = 500
+    """BERT(student): updates between evaluations; 0 is once an epoch."""
+    depth_cut_layers: int | None = None
+    """Layers of BERT-8layer; null is 8 of 12 for any teacher, or `layers` if these are more."""
+    depth_epochs: float = 5.0
+    """BERT-8layer: passes over the training set."""
+    depth_lr: float = 2e-5
+    """BERT-8layer: learning rate."""
+    depth_schedule: str = "constant"
+    """BERT-8layer: `constant`, or `linear` to 0; no warm-up."""
+    depth_period: float = 0.5
+    """BERT-8layer: share of the updates in which layers go, (0, 1]."""
+    knowledge: Literal["auto", "stored", "live"] = "auto"
+    """Whether a teacher's outputs are stored once or computed at each step; `auto` stores what fits the quota."""
     dropout: float | None = None
-    """The student's dropout; null is the teacher's."""
+    """The students' dropout; null is the teacher's. Setting 4 needs it: its first scores come from dropout alone."""
     evaluate_every: int = 500
     """Updates between evaluations; 0 is once an epoch. The last update is always evaluated."""
     patience: float = 0.0
-    """Epochs without a better score after which training ends; 0 is never."""
+    """Epochs without a better score after which training ends, counted from the last prune; 0 is never."""
     accumulation: int = 1
     """Micro-batches an update is split into, to save memory."""
     precision: str = "fp32"
@@ -93,107 +114,85 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        for name in ("heads", "layers", "ffn_dim", "embedding_rank", "importance_examples"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name}: found {value!r}, allowed is at least 1")
-        for name in ("hidden_weight", "prediction_weight", "patience"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: found {getattr(self, name)!r}, allowed is at least 0")
-        if self.setting == 1 and not self.hidden_weight and not self.prediction_weight:
-            raise ValueError("hidden_weight, prediction_weight: found 0 and 0, allowed is at least one above 0")
-        if unknown := [name for name in self.compat if name not in COMPAT]:
-            raise ValueError(f"compat: found {unknown[0]!r}, allowed are {', '.join(COMPAT)}")
-        recipe_of(self, 1)
-
-
-_NO_KD: Mapping[str, Any] = {
-    **{"setting": "no-kd", "lr": 2e-5, "epochs": 5.0, "warmup": 0.0, "weight_decay": 0.0, "evaluate_every": 100},
-    **{"optimizer": "adamw", "clip": "global"},
-}
-
-RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "cola": {"epochs": 50.0, "patience": 10.0},
-        "sst2": {"epochs": 10.0},
-        "mnli": {"epochs": 5.0},
-        "no-kd-cola": {**_NO_KD, "epochs": 20.0},
-        **dict.fromkeys(("no-kd-sst2", "no-kd-qnli", "no-kd-qqp", "no-kd-mnli"), _NO_KD),
-    }
-)
-"""The published hyper-parameters by task; Setting 1 was published for three tasks only."""
+        check_least(self, 1, "heads", "layers", "ffn_dim", "embedding_rank", "importance_examples", "depth_cut_layers")
+        check_least(self, 0, "hidden_weight", "prediction_weight", "patience")
+        check_shares(self, "prune_period", "depth_period")
+        if self.setting != "no-kd":
+            check_any(self, "hidden_weight", "prediction_weight")
+        check_compat(self.compat, COMPAT)
+        check_knowledge(self.knowledge, self.compat)
+        stages_of(self)
 
 
 def recipe_of(config: Config, steps_per_epoch: int) -> Recipe:
-    """The loop's numbers of a configuration."""
+    """The numbers of the last stage."""
+    names = ("epochs", "lr", "batch_size", "warmup", "schedule", "optimizer", "weight_decay", "clip", "accumulation")
+    same = {name: getattr(config, name) for name in (*names, "precision", "evaluate_every")}
     every = config.evaluate_every or steps_per_epoch
-    return Recipe(
-        epochs=config.epochs,
-        lr=config.lr,
-        batch_size=config.batch_size,
-        warmup=config.warmup,
-        schedule=config.schedule,
-        optimizer=config.optimizer,
-        weight_decay=config.weight_decay,
-        clip=config.clip,
-        accumulation=config.accumulation,
-        precision=config.precision,
-        evaluate_every=config.evaluate_every,
-        patience=round(config.patience * steps_per_epoch / every),
-    )
+    return Recipe(**same, patience=round(config.patience * steps_per_epoch / every))
+
+
+def stages_of(config: Config) -> tuple[Recipe, Recipe, Recipe]:
+    """The numbers of BERT(student), of BERT-8layer, and of BERT(student) while it is scored."""
+    own = replace(recipe_of(config, 1), patience=0)
+    epochs, lr, every = config.student_epochs, config.student_lr, config.student_evaluate_every
+    student = replace(own, epochs=epochs, lr=lr, warmup=config.student_warmup, schedule="linear", evaluate_every=every)
+    depth = replace(own, epochs=config.depth_epochs, lr=config.depth_lr, warmup=0.0, schedule=config.depth_schedule)
+    scoring = replace(own, epochs=1.0, lr=config.importance_lr, warmup=0.0, schedule="constant", evaluate_every=0)
+    return student, depth, scoring
+
+
+def depth_of(config: Config, layers: int) -> int:
+    """Layers of the last stage's teacher, from those of the tuned one."""
+    if config.setting != 4:
+        return layers
+    found = config.depth_cut_layers or max(round(layers * 8 / 12), config.layers)
+    if config.layers <= found <= layers:
+        return found
+    raise ValueError(f"depth_cut_layers: found {found}, allowed are {config.layers} (layers) to the teacher's {layers}")
 
 
 def layout(config: Config, teacher: Layout) -> Layout:
     """The teacher's layout, narrowed to the configured widths."""
     narrow = {"heads": config.heads, "ffn": config.ffn_dim, "layers": config.layers, "rank": config.embedding_rank}
-    return narrower(teacher, **narrow)
+    target = narrower(teacher, **narrow)
+    depth_of(config, len(teacher.layers))
+    return target
 
 
-def distillation(student: Bert, teacher: Bert, config: Config) -> Losses:
-    """Prediction and hidden-state losses, both at once."""
-    states = layer_map(len(teacher.layout.layers), len(student.layout.layers))
-    compat = "padding" if "padding" in config.compat else None
+def knowledge(config: Config, teacher: Layout) -> Selection | None:
+    """What the last stage stores of its teacher's outputs, if anything."""
+    if config.setting == "no-kd" or config.knowledge == "live" or {*config.compat} & UNSTORED:
+        return None
+    return selected(depth_of(config, len(teacher.layers)), config.layers, hidden=config.hidden_weight > 0)
 
-    def losses(batch: Batch) -> Iterator[Sequence[Term]]:
-        with torch.no_grad():
-            target = teacher(batch, hidden=True)
-        mine = student(batch, hidden=True)
-        terms = [
-            config.hidden_weight
-            * hidden_mse(mine.hidden, [target.hidden[i] for i in states], batch.attention_mask, compat=compat)
-        ]
-        if batch.labels.is_floating_point():  # a regression learns its gold values, not the teacher's
-            prediction = regression_mse(mine.logits, batch.labels)
-        else:
-            prediction = soft_cross_entropy(
-                mine.logits, target.logits, temperature=config.temperature, mean_over_classes=True
-            )
-        yield [term for term in (*terms, config.prediction_weight * prediction) if term.weight]
 
-    return losses
+def mentor_of(course: Course, teacher: Teacher, config: Config, run: Run) -> Teacher:
+    """The last stage's teacher, from which its student starts too."""
+    if config.setting in (1, "no-kd"):
+        return teacher
+    student, depth, _ = stages_of(config)
+    mentor = pretrained_student(course, teacher, student, run)
+    return shallow_student(course, mentor, depth_of(config, len(mentor.layout.layers)), depth, config.depth_period, run)
 
 
 def compress(task: Task, teacher: Teacher, config: Config, run: Run) -> Outcome:
-    """Prune the fine-tuned teacher in one step, then distil it back, or train on the labels alone."""
-    splits = open_splits(task, teacher.tokenizer, run)
-    importance = label_importance(teacher, splits, run, limit=config.importance_examples)
-    tuned = load(teacher.tuned, head="relu" if "relu-head" in config.compat and config.setting == 1 else None)
-    tuned = tuned.to(run.device).train("teacher-dropout" in config.compat)
-    student = prune(tuned, importance, layout(config, teacher.layout)).to(run.device)
-    set_dropout(student, config.dropout)
-
-    def from_labels(batch: Batch) -> Iterator[Sequence[Term]]:
-        yield [label_loss(student(batch).logits, batch.labels)]
-
-    steps = training_batches(splits.train, recipe_of(config, 1), run).num_steps
-    recipe = recipe_of(config, steps)
-    with run.stage("distil", final=True) as stage:
-        training = Training(
-            model=student,
-            data=training_batches(
-                splits.train, recipe, run, pad_to=task.max_length if "padding" in config.compat else None
-            ),
-            losses=from_labels if config.setting == "no-kd" else distillation(student, tuned, config),
-            evaluate=scorer(task, splits.search, run),
-        )
-        fit(training, recipe, stage, run)
+    """Make the last stage's teacher and its student, then prune and distil."""
+    target, labelled, stepwise = layout(config, teacher.layout), config.setting == "no-kd", config.setting in (3, 4)
+    splits = open_splits(task, teacher.tokenizer, run, augmented=not labelled)
+    course = Course(task=task, splits=splits, labelled=labelled, knowledge=config.knowledge, compat=config.compat)
+    course = replace(course, temperature=config.temperature, dropout=config.dropout)
+    mentor, limit, scores = mentor_of(course, teacher, config, run), config.importance_examples, None
+    if config.setting == 2:
+        scores = taught_importance(course, mentor, teacher, stages_of(config)[2], run, limit=limit)
+    elif not stepwise:
+        scores = label_importance(teacher, course.splits, run, limit=limit)
+    start = narrower(mentor.layout, layers=config.layers) if stepwise else target
+    student = prune(course.student(mentor.tuned, run), scores, start)
+    recipe = recipe_of(config, course.batches(recipe_of(config, 1), run).num_steps)
+    weights = (config.hidden_weight, config.prediction_weight)
+    line = course.line(mentor, recipe, run, layers=config.layers, weights=weights)
+    if prunes := course.prunes(width_layouts(start, target), config.prune_period, recipe, run):
+        line = replace(line, name="width", prunes=prunes)
+    student = fit_pruning(student, replace(line, final=True), run)
     return Outcome(model=student, layout=student.layout, notes={"head": student.head})

@@ -38,7 +38,7 @@ class Batch:
     labels: Tensor
     """(B,) int64 class ids, or float32 scores."""
     ids: Tensor
-    """(B,) int64 row numbers in the whole split."""
+    """(B,) int64 row numbers in the whole set, over all its shards."""
     sites: Tensor | None
     """(B, L) float32, 1 at the words that break the sentence (built-in task only)."""
     sizes: Mapping[str, int]
@@ -73,7 +73,7 @@ def collate(data: Encoded, picks: Rows, length: int | None = None) -> Batch:
         attention_mask=torch.from_numpy(real.astype(np.int64)),
         token_type_ids=torch.from_numpy(types.astype(np.int64)),
         labels=torch.from_numpy(np.array(data.all_labels[rows])),
-        ids=torch.from_numpy(rows),
+        ids=torch.from_numpy(rows + data.start),
         sites=sites,
         sizes={"examples": len(rows), "tokens": int(sizes.sum()), "positions": int(ids.size)},
     )

@@ -42,7 +42,7 @@ class Output:
     def logits(self) -> Tensor:
         """Classifier outputs, (B, C)."""
         if self._logits is None:
-            raise ValueError("Output.logits: this model has no classifier (its layout has labels = 0)")
+            raise ValueError("Output.logits: the model has no classifier (its layout has labels = 0), or was cut short")
         return self._logits
 
     @property
@@ -98,19 +98,36 @@ class Bert(nn.Module):
         """The transformer layers, bottom first."""
         return tuple(self.bert.encoder)
 
-    def forward(self, batch: Tokens, *, hidden: bool = False, scores: bool = False, cls_scores: bool = False) -> Output:
+    def forward(
+        self,
+        batch: Tokens,
+        *,
+        hidden: bool = False,
+        scores: bool = False,
+        cls_scores: bool = False,
+        depth: int | None = None,
+    ) -> Output:
         """Run the model, keeping what was asked for.
 
+        Args:
+            batch: the sequences.
+            hidden: keep the states after the embeddings and after each layer.
+            scores: keep the raw attention scores.
+            cls_scores: keep those of the [CLS] query alone, which cost next to nothing.
+            depth: stop after this many layers, without logits; None runs them all.
+
         Raises:
-            ValueError: the sequences are longer than the position table.
+            ValueError: the sequences are longer than the position table, or the model than `depth`.
         """
+        if depth is not None and not 0 <= depth <= len(self.layers):
+            raise ValueError(f"Bert(depth): found {depth}, allowed are 0 to {len(self.layers)}")
         length = batch.input_ids.shape[1]
         if length > self.layout.positions:
             raise ValueError(f"Bert: found sequences of {length} tokens, allowed are {self.layout.positions}")
         states = self.bert.embeddings(batch)
         mask = (1.0 - batch.attention_mask[:, None, None, :].to(states.dtype)) * MASKED
         every, raws, firsts = [states], [], []
-        for layer in self.bert.encoder:
+        for layer in self.layers[:depth]:
             states, raw, first = layer(states, mask, scores, cls_scores)
             raws.append(raw)
             firsts.append(first)
@@ -118,7 +135,7 @@ class Bert(nn.Module):
                 every.append(states)
         return Output(
             states,
-            self._classify(states[:, 0]),
+            self._classify(states[:, 0]) if depth is None else None,
             tuple(every) if hidden else None,
             tuple(raws) if scores else None,
             tuple(firsts) if cls_scores else None,

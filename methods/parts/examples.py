@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +19,11 @@ from numpy.typing import NDArray
 
 Labels = NDArray[np.int64] | NDArray[np.float32]
 """Class ids, or the scores of a regression task."""
+
+CHUNK = 4096
+"""Rows that are held as texts at a time where a file is read as a stream."""
+
+_PIECE = 2**20
 
 NO_LABEL = -1
 """The class id of a row without a label (test sets); a regression row without one holds NaN."""
@@ -121,28 +126,37 @@ def contents(folder: Path) -> str:
     return f"{folder} holds {shown or 'nothing'}"
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, split at line feeds only: texts may hold other characters that Python splits lines at.
+def stream_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file without their ends and without a byte order mark.
+
+    They are split at line feeds only: texts may hold other characters that Python splits lines at. No more than a line
+    is held in memory.
 
     Raises:
         ValueError: `FILE:LINE:` of bytes that are not UTF-8.
     """
-    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
-    return lines[:-1] if lines[-1] == "" else lines
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise bad_row(path, number, "bytes", raw[error.start : error.start + 4], "UTF-8") from None
+            yield line.removesuffix("\n").removesuffix("\r")
 
 
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, without a byte order mark.
+def stream_text(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file with their ends as they are, for a reader of quoted cells.
 
     Raises:
         ValueError: `FILE:LINE:` of bytes that are not UTF-8.
     """
-    raw = path.read_bytes()
     try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise bad_row(path, line, "bytes", raw[error.start : error.start + 4], "UTF-8") from None
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield from file
+    except UnicodeDecodeError:
+        for _ in stream_lines(path):
+            pass  # it finds the line, which the decoder of a whole file does not know
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +196,19 @@ def as_number(text: str) -> float:
         return math.nan
 
 
-def digest(parts: Iterable[str | bytes]) -> str:
-    """Hash strings and bytes so that no two different sequences collide by concatenation; 32 hexadecimal digits."""
+def digest(parts: Iterable[str | bytes | Path]) -> str:
+    """Hash strings and bytes so that no two different sequences collide by concatenation; 32 hexadecimal digits.
+
+    A path stands for the bytes of its file, which is read piece by piece.
+    """
     hasher = hashlib.sha256()
     for part in parts:
+        if isinstance(part, Path):
+            hasher.update(part.stat().st_size.to_bytes(8, "little"))
+            with part.open("rb") as file:
+                while piece := file.read(_PIECE):
+                    hasher.update(piece)
+            continue
         raw = part.encode() if isinstance(part, str) else part
         hasher.update(len(raw).to_bytes(8, "little"))
         hasher.update(raw)

@@ -13,12 +13,14 @@ References:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
-from methods.parts.examples import Examples, LabelReader, bad_row, contents, digest, read_lines
+from methods.parts.examples import Examples, LabelReader, as_number, bad_row, contents, digest, stream_lines
 
 VERSION = 1
 """Raised whenever the same files are read in another way."""
@@ -169,7 +171,7 @@ def open_glue(entry: Entry, data: Path) -> GlueFiles:
     for folder in (data, data / entry.folder):
         if all((folder / file).is_file() for file in needed):
             splits = tuple(split for split, file in entry.files.items() if (folder / file).is_file())
-            content = (part for split in splits for part in (split, (folder / entry.files[split]).read_bytes()))
+            content = (part for split in splits for part in (split, folder / entry.files[split]))
             return GlueFiles(
                 entry=entry, folder=folder, splits=splits, fingerprint=digest([entry.name, str(VERSION), *content])
             )
@@ -205,19 +207,59 @@ def read_file(entry: Entry, path: Path, *, test: bool) -> Examples:
 _Row = tuple[int, tuple[str, ...], str | None]
 
 
-def _tsv_rows(entry: Entry, path: Path, *, test: bool) -> Iterator[_Row]:
-    """Yield line number, texts and label; no texts for a row that is too short where the task allows that."""
-    columns = entry.test_text if test else entry.text
-    width = _width(entry, test=test)
-    header = 1 if test or entry.header else 0
-    for line, text in enumerate(read_lines(path)[header:], start=header + 1):
-        cells = text.split("\t")
-        if len(cells) >= width:
-            yield line, tuple(cells[column] for column in columns), None if test else cells[entry.label]
-        elif entry.short_rows and not test:
-            yield line, (), None
+def stream_rows(entry: Entry, files: Sequence[Path]) -> Iterator[tuple[Path, int, tuple[str, ...], str | None]]:
+    """Yield file, line, texts and label of training files that continue one another; no texts for a skipped row.
+
+    A file that was cut into pieces has its header in the first piece alone, files that were written one by one have it
+    each, and some have none; so a first line is a header where its label is none, or repeats the first file's.
+
+    Raises:
+        ValueError: `FILE:LINE:` and what is wrong with the row, or a file without rows.
+    """
+    header = ""
+    for path in files:
+        line = 0
+        if path.suffix == ".jsonl":
+            rows = _json_rows(path, test=False)
         else:
-            raise bad_row(path, line, "columns", len(cells), f"at least {width}, split at tabs")
+            lines = enumerate(stream_lines(path), start=1)
+            first = next(lines, (1, ""))[1]
+            header = header or (first if _is_header(entry, first) else "")
+            kept = [] if first == header else [(1, first)]
+            rows = (_tsv_row(entry, path, number, text, test=False) for number, text in chain(kept, lines))
+        for line, texts, label in rows:
+            skip = label is not None and label == entry.no_gold
+            yield path, line, () if skip else texts, label
+        if not line:
+            raise ValueError(f"{path}: found no rows, expected at least 1")
+
+
+def _is_header(entry: Entry, text: str) -> bool:
+    """Whether a first line of a training file holds names: it has enough columns, and its label is none."""
+    cells = text.split("\t")
+    if not entry.header or len(cells) < _width(entry, test=False):
+        return False
+    label = cells[entry.label]
+    return label not in (*entry.spelled, entry.no_gold) if entry.spelled else not math.isfinite(as_number(label))
+
+
+def _tsv_rows(entry: Entry, path: Path, *, test: bool) -> Iterator[_Row]:
+    """Yield the rows of a file below its header."""
+    header = 1 if test or entry.header else 0
+    for line, text in enumerate(stream_lines(path), start=1):
+        if line > header:
+            yield _tsv_row(entry, path, line, text, test=test)
+
+
+def _tsv_row(entry: Entry, path: Path, line: int, text: str, *, test: bool) -> _Row:
+    """Line number, texts and label of a row; no texts if it is too short where the task allows that."""
+    cells, width = text.split("\t"), _width(entry, test=test)
+    if len(cells) >= width:
+        columns = entry.test_text if test else entry.text
+        return line, tuple(cells[column] for column in columns), None if test else cells[entry.label]
+    if entry.short_rows and not test:
+        return line, (), None
+    raise bad_row(path, line, "columns", len(cells), f"at least {width}, split at tabs")
 
 
 def _width(entry: Entry, *, test: bool) -> int:
@@ -230,7 +272,7 @@ def _width(entry: Entry, *, test: bool) -> int:
 
 def _json_rows(path: Path, *, test: bool) -> Iterator[_Row]:
     """Yield line number, (passage, question) and label of BoolQ's lines."""
-    for line, text in enumerate(read_lines(path), start=1):
+    for line, text in enumerate(stream_lines(path), start=1):
         try:
             row = json.loads(text)
         except json.JSONDecodeError as error:

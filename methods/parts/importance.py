@@ -65,9 +65,8 @@ class TaylorScores:
 
     With `weights="current"` each step's |gradient| is multiplied with the weights it was taken at and only sums per
     head and neuron are kept. With `weights="final"` the sums of |gradient| are kept as whole matrices and multiplied
-    with the weights that `scores` is
-    given: the published code's variants B and C, where the weights have moved on meanwhile. While weights are frozen
-        both agree.
+    with the weights that `scores` is given: the published code's variants B and C, where the weights have moved on
+    meanwhile. While weights are frozen both agree.
 
     Gradients must already be those of the whole batch over all ranks; then every rank holds equal sums.
     """
@@ -149,17 +148,30 @@ class TaylorScores:
         self.num_steps = int(state["num_steps"])
 
 
-def top(importance: Importance, heads: int, ffn: int) -> Kept:
+def top(importance: Importance, heads: int | Sequence[int], ffn: int | Sequence[int]) -> Kept:
     """Choose the best heads and neurons of every layer.
 
     A layer that keeps all of its heads keeps their order. Equal scores go to the lower number.
 
+    Args:
+        importance: the scores.
+        heads: heads to keep in every layer, or a number for each layer.
+        ffn: neurons to keep, likewise.
+
     Raises:
         ValueError: a layer has fewer heads or neurons than asked for.
     """
-    kept_heads = [_best(scores, heads, f"layer {i} heads") for i, scores in enumerate(importance.heads)]
-    kept_neurons = [_best(scores, ffn, f"layer {i} neurons") for i, scores in enumerate(importance.neurons)]
-    return Kept(tuple(map(tuple, kept_heads)), tuple(tuple(sorted(kept)) for kept in kept_neurons))
+    kept_heads = _chosen("heads", importance.heads, heads)
+    kept_neurons = _chosen("neurons", importance.neurons, ffn)
+    return Kept(kept_heads, tuple(tuple(sorted(kept)) for kept in kept_neurons))
+
+
+def _chosen(what: str, scores: Sequence[Tensor], counts: int | Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Return the best of each layer, best first."""
+    each = [counts] * len(scores) if isinstance(counts, int) else counts
+    return tuple(
+        tuple(_best(row, count, f"layer {i} {what}")) for i, (row, count) in enumerate(zip(scores, each, strict=True))
+    )
 
 
 def _best(scores: Tensor, count: int, what: str) -> Sequence[int]:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from methods.parts.lesson import Lesson
+
 RULES = ("floor", "round")
 """How `layer_map` rounds i * teacher_layers / student_layers: down, or half to even."""
 
@@ -94,6 +96,44 @@ def hidden_mse(
     if compat == "padding":
         return Term("hidden", per_position.sum(), "positions")
     return Term("hidden", torch.where(mask.bool(), per_position, 0.0).sum(), "tokens")
+
+
+def state_mse(student: Sequence[Tensor], lesson: Lesson, mask: Tensor, *, compat: str | None = None) -> Term:
+    """Squared distance of the student's states to the teacher's at the kept positions, averaged over D.
+
+    Without a choice of positions this is `hidden_mse`. Otherwise it is averaged over an example's real slots and
+    summed over examples and pairs of states; with `compat="padding"` every slot counts, so that short rows weigh
+    less. Coordinates that were not kept are 0 in the teacher's states only, so they draw the student to 0.
+
+    Args:
+        student: states (B, L, D), already at the teacher's width, one for each state of the lesson.
+        lesson: the teacher's states; no gradient flows into them.
+        mask: (B, L), 1 at real tokens.
+        compat: None or "padding".
+
+    Raises:
+        ValueError: the numbers of states or their shapes differ, or `compat` is unknown.
+
+    References:
+        Liu et al.: Marginal Utility Diminishes, 2021, https://arxiv.org/abs/2106.05691, section 3, and the released
+        code (a plain mean over B, K and D)
+    """
+    targets = lesson.states
+    if compat not in (None, "padding"):
+        raise ValueError(f"state_mse(compat): found {compat!r}, allowed are None and 'padding'")
+    if len(student) != len(targets):
+        raise ValueError(f"state_mse: found {len(student)} student, {len(targets)} teacher states; must be equal")
+    if all(target.positions is None for target in targets):
+        return hidden_mse(student, [target.values for target in targets], mask, compat=compat)
+    total = torch.zeros((), device=mask.device)
+    for mine, target in zip(student, targets, strict=True):
+        if target.positions is not None:
+            mine = mine.gather(1, target.positions[..., None].expand(-1, -1, mine.shape[-1]))
+        _same_shape("state_mse", mine, target.values)
+        distance = (mine.float() - target.values.detach().float()).square().mean(-1)
+        slots = target.real.sum(1).clamp(min=1) if compat is None else target.real.shape[1]
+        total = total + (torch.where(target.real, distance, 0.0).sum(1) / slots).sum()
+    return Term("hidden", total, "examples")
 
 
 def regression_mse(logits: Tensor, labels: Tensor) -> Term:

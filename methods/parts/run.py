@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 from uuid import uuid4
 
 import torch
@@ -16,11 +16,14 @@ import torch
 from methods.parts import rng
 from methods.parts.bert import Bert
 from methods.parts.claims import Pace
-from methods.parts.files import JsonValue
+from methods.parts.files import JsonValue, wait_for
 from methods.parts.layout import Layout
 from methods.parts.reduce import Ranked, agree_text
 from methods.parts.stages import Cadence, Stage
-from methods.parts.store import Crew, Request, Site, once
+from methods.parts.store import Crew, Request, Site, find, once
+
+Accept: TypeAlias = Callable[[Mapping[str, JsonValue]], bool]
+"""Whether an artifact made from these inputs will do."""
 
 
 class Stopped(Exception):
@@ -63,13 +66,32 @@ class Run(Ranked, Protocol):
         Every rank calls it, rank 0's numbers count.
         """
 
+    def building(self, name: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Show how far the build of a shared artifact is; these numbers belong to no trial and decide nothing."""
+
     def poll(self) -> None:
         """Stay alive; every rank calls it between steps. Raises Stopped on all ranks at the same call."""
 
     def once(
-        self, name: str, inputs: Mapping[str, JsonValue], build: Callable[[Path, "Run"], None], *, version: int = 1
+        self,
+        name: str,
+        inputs: Mapping[str, JsonValue],
+        build: Callable[[Path, "Run"], None],
+        *,
+        version: int = 1,
+        check: Callable[[Path], None] | None = None,
     ) -> Path:
-        """The folder of an artifact that trials share, built by whoever asks first; see `methods.parts.store.once`."""
+        """The folder of an artifact that trials share, built by whoever asks first; see `methods.parts.store.once`.
+
+        Where `check` raises ValueError on an artifact that is there, it is put aside and built anew.
+        """
+
+    def find(self, name: str, accept: Accept) -> Path | None:
+        """The folder of a published artifact whose inputs are accepted, or None; every rank gets rank 0's answer."""
+
+    @property
+    def quota_bytes(self) -> int | None:
+        """How much stored knowledge may take of the disk, over all trials; None is no limit."""
 
 
 @contextmanager
@@ -79,27 +101,34 @@ def opened(stage: Stage) -> Iterator[Stage]:
         yield stage
 
 
-def shared(
-    run: Run,
-    store: Path,
-    request: Request,
-    build: Callable[[Path, Run], None],
-    crew: Crew,
-    cadence: Cadence | None = None,
-) -> Path:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sharing:
+    """How a Run shares an artifact."""
+
+    crew: Crew
+    cadence: Cadence = field(default_factory=Cadence)
+    check: Callable[[Path], None] | None = None
+
+
+def shared(run: Run, store: Path, request: Request, build: Callable[[Path, Run], None], how: Sharing) -> Path:
     """`once` for a Run: the build gets a Run whose stages live beside the artifact and outlast a dead builder."""
-    return once(store, request, lambda site: build(site.folder, Building(run, site, cadence or Cadence())), crew)
+
+    def at(site: Site) -> None:
+        build(site.folder, Building(run, request.name, site, how.cadence))
+
+    return once(store, request, at, how.crew, check=how.check)
 
 
 class Building:
     """The Run that a build sees: the ranks of the trial that happens to build, but the artifact's own seed and stages.
 
-    Its reports go nowhere, since a build's numbers belong to no trial.
+    Its reports are shown and not kept, since a build's numbers belong to no trial.
     """
 
-    def __init__(self, outer: Run, site: Site, cadence: Cadence) -> None:
-        self._outer, self._site, self._cadence = outer, site, cadence
+    def __init__(self, outer: Run, name: str, site: Site, cadence: Cadence) -> None:
+        self._outer, self._name, self._site, self._cadence = outer, name, site, cadence
         self.rank, self.world_size, self.device = outer.rank, outer.world_size, outer.device
+        self.quota_bytes = outer.quota_bytes
         self.seed = site.seed
 
     def stage(self, name: str, *, final: bool = False) -> AbstractContextManager[Stage]:
@@ -115,17 +144,32 @@ class Building:
         return opened(stage)
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Keep quiet."""
+        """Have it shown which artifact is built, and how far it is."""
+        self.building(self._name, step, metrics)
+
+    def building(self, name: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Have the trial that builds show it."""
+        self._outer.building(name, step, metrics)
 
     def poll(self) -> None:
         """Poll the trial that builds."""
         self._outer.poll()
 
     def once(
-        self, name: str, inputs: Mapping[str, JsonValue], build: Callable[[Path, Run], None], *, version: int = 1
+        self,
+        name: str,
+        inputs: Mapping[str, JsonValue],
+        build: Callable[[Path, Run], None],
+        *,
+        version: int = 1,
+        check: Callable[[Path], None] | None = None,
     ) -> Path:
         """Ask the trial that builds."""
-        return self._outer.once(name, inputs, build, version=version)
+        return self._outer.once(name, inputs, build, version=version, check=check)
+
+    def find(self, name: str, accept: Accept) -> Path | None:
+        """Ask the trial that builds."""
+        return self._outer.find(name, accept)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +188,7 @@ class LocalRun:
     With more than one rank, torch.distributed's default group must be up.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  all that a method may ask its world for
         self,
         folder: Path,
         *,
@@ -153,10 +197,12 @@ class LocalRun:
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
+        quota_bytes: int | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.store = self.folder / "store" if store is None else Path(store)
         self.seed, self.rank, self.world_size, self.device = seed, rank, world_size, torch.device(device)
+        self.quota_bytes = quota_bytes
         self.reports: list[Report] = []
         self.cadence, self.pace = Cadence(), Pace()
         self._group = ""
@@ -179,14 +225,29 @@ class LocalRun:
         name, final = (self._stage.name, self._stage.final) if self._stage else ("", False)
         self.reports.append(Report(stage=name, step=step, metrics=dict(metrics), comparable=final))
 
+    def building(self, name: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Nobody looks on."""
+
     def poll(self) -> None:
         """Nobody stops a local run but Ctrl-C."""
 
     def once(
-        self, name: str, inputs: Mapping[str, JsonValue], build: Callable[[Path, Run], None], *, version: int = 1
+        self,
+        name: str,
+        inputs: Mapping[str, JsonValue],
+        build: Callable[[Path, Run], None],
+        *,
+        version: int = 1,
+        check: Callable[[Path], None] | None = None,
     ) -> Path:
         """Share work through `<folder>/store`, or the store given."""
         self._group = self._group or agree_text(uuid4().hex, self)
         crew = Crew(ranks=self, group=self._group, tick=self.poll, pace=self.pace)
         request = Request(name=name, inputs=inputs, version=version)
-        return shared(self, self.store, request, build, crew, self.cadence)
+        return shared(self, self.store, request, build, Sharing(crew=crew, cadence=self.cadence, check=check))
+
+    def find(self, name: str, accept: Accept) -> Path | None:
+        """Look into the store."""
+        found = find(self.store, name, accept) if self.rank == 0 else None
+        label = agree_text(found.name if found else "", self)
+        return wait_for(self.store / label / "manifest.json").parent if label else None

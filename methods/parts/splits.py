@@ -6,7 +6,7 @@ rows it was not chosen on.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -14,9 +14,12 @@ from torch import nn
 from methods.parts.batches import Batches
 from methods.parts.evaluate import evaluate
 from methods.parts.recipe import Recipe
+from methods.parts.rng import derive
 from methods.parts.run import Run
+from methods.parts.sharded import Sharded, encode_shards
 from methods.parts.tasks import Task
 from methods.parts.tokens import Encoded, dev_halves, encode
+from methods.parts.training import Steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,20 +31,61 @@ class Splits:
     """The half of dev that choices may look at."""
     held: Encoded
     """The other half, reported only."""
+    augmented: tuple[Encoded, ...] = ()
+    """Shards of the augmented set, if the task has one."""
+
+    @property
+    def distil(self) -> tuple[Encoded, ...]:
+        """What a student is distilled on: the augmented set where there is one, else the training rows."""
+        return self.augmented or (self.train,)
 
 
-def open_splits(task: Task, tokenizer: Path, run: Run) -> Splits:
-    """Open the rows of a task, tokenising them if no trial has done it before."""
+def open_splits(task: Task, tokenizer: Path, run: Run, *, augmented: bool = True) -> Splits:
+    """Open the rows of a task, tokenising them if no trial has done it before.
+
+    Args:
+        task: the task.
+        tokenizer: the folder of a BERT tokenizer.
+        run: the world.
+        augmented: whether to open the augmented set, if the task has one; false for whoever never distils on it.
+
+    Raises:
+        ValueError: a bad row, or no BERT tokenizer.
+    """
     search, held = dev_halves(encode(task, "dev", tokenizer, run))
-    return Splits(train=encode(task, "train", tokenizer, run), search=search, held=held)
+    train = encode(task, "train", tokenizer, run)
+    shards = encode_shards(task, tokenizer, run) if augmented else ()
+    return Splits(train=train, search=search, held=held, augmented=shards)
 
 
 def training_batches(data: Encoded, recipe: Recipe, run: Run, *, pad_to: int | None = None) -> Batches:
     """The batches of a recipe, in an order that depends on the run's seed."""
+    return _batches(data, recipe, run, pad_to, run.seed)
+
+
+def distil_batches(splits: Splits, recipe: Recipe, run: Run, *, pad_to: int | None = None) -> Steps:
+    """The batches that a student is distilled on: the augmented set shard by shard, else the training rows.
+
+    Each epoch uses every row once and walks the shards in order, shuffled within each by seed, epoch and shard. With
+    `recipe.drop_last` the rows that fill no whole batch are left out of each shard (other rows each epoch), but a shard
+    smaller than a batch is used whole, since its rows would never be seen.
+    """
+    if not splits.augmented:
+        return training_batches(splits.train, recipe, run, pad_to=pad_to)
+
+    def of_shard(shard: Encoded, number: int) -> Batches:
+        fitting = replace(recipe, drop_last=recipe.drop_last and len(shard) >= recipe.batch_size)
+        return _batches(shard, fitting, run, pad_to, derive(run.seed, "shard", number))
+
+    return Sharded(splits.augmented, of_shard)
+
+
+def _batches(data: Encoded, recipe: Recipe, run: Run, pad_to: int | None, seed: int) -> Batches:
+    """The batches of a recipe, in an order that depends on the seed."""
     return Batches(
         data,
         batch_size=recipe.batch_size,
-        seed=run.seed,
+        seed=seed,
         rank=run.rank,
         world_size=run.world_size,
         drop_last=recipe.drop_last,

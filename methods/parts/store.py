@@ -9,95 +9,39 @@ The key is a hash of name, version and inputs, and the build's random state come
 the same content, and builder and reader trials give the same numbers.
 """
 
+import errno
 import hashlib
-import re
+import logging
+import os
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-
 from methods.parts import rng
-from methods.parts.claims import Claim, Pace, Watch, read_claim
-from methods.parts.files import JsonValue, canonical, publish, read_json, remove, wait_for, write_json
-from methods.parts.reduce import Ranked, agree, total
+from methods.parts.claims import Claim, Watch, read_claim
+from methods.parts.files import JsonValue, publish, read_json, remove, wait_for, write_json
+from methods.parts.reduce import agree, total
+from methods.parts.request import Crew, Request, Site, Solo
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+__all__ = ["Crew", "Request", "Site", "Solo", "find", "once", "sweep"]
+
+log = logging.getLogger(__name__)
+
 _READY, _MINE, _WAIT, _LOOP = range(4)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """An artifact by what it is made from. Raise `version` when the same inputs come to mean something else."""
-
-    name: str
-    inputs: Mapping[str, JsonValue]
-    version: int = 1
-
-    def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise ValueError(f"once: name: found {self.name!r}, allowed are letters, digits, '_' and '-'")
-
-    @property
-    def key(self) -> str:
-        """Sha256 over the canonical JSON of name, version and inputs, 64 hex digits."""
-        try:
-            text = canonical({"name": self.name, "version": self.version, "inputs": self.inputs})
-        except ValueError as error:
-            raise ValueError(f"once({self.name!r}): inputs: {error}") from None
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    @property
-    def label(self) -> str:
-        """The folder's name."""
-        return f"{self.name}-{self.key[:16]}"
-
-    @property
-    def seed(self) -> int:
-        """The seed of the build."""
-        return int(self.key[:15], 16)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Site:
-    """Where a build takes place."""
-
-    folder: Path
-    """What is written here becomes the artifact."""
-    work: Path
-    """Kept until the artifact is published: checkpoints that a later builder continues from."""
-    seed: int
-    owned: Callable[[], bool]
-    """Whether this builder's claim still stands; ask before writing into `work`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Solo:
-    """One rank without peers."""
-
-    rank: int = 0
-    world_size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Crew:
-    """Who asks: the ranks of one trial attempt."""
-
-    ranks: Ranked = field(default_factory=Solo)
-    group: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """The same on all ranks, different for every attempt of every trial."""
-    tick: Callable[[], None] = lambda: None
-    """Called on every rank between looks at the folder; may raise on all of them, which ends the waiting."""
-    pace: Pace = field(default_factory=Pace)
-
-
-def once(store: Path, request: Request, build: Callable[[Site], None], crew: Crew | None = None) -> Path:
+def once(
+    store: Path,
+    request: Request,
+    build: Callable[[Site], None],
+    crew: Crew | None = None,
+    *,
+    check: Callable[[Path], None] | None = None,
+) -> Path:
     """The folder of an artifact; built by exactly one crew, while the others wait.
 
     Collective over the ranks of the crew: rank 0 looks at the folder and all follow its verdict step by step, so that
@@ -109,15 +53,17 @@ def once(store: Path, request: Request, build: Callable[[Site], None], crew: Cre
         request: what is wanted.
         build: writes the artifact into `Site.folder`; runs under random state derived from the key.
         crew: who asks; None is one process.
+        check: called by rank 0 with an artifact that is there already; where it raises ValueError the artifact is put
+            aside and built anew.
 
     Raises:
         ValueError: the inputs are not JSON, or the build asks for itself.
     """
     crew = Crew() if crew is None else crew
     final = store / request.label
-    desk = _Desk(final, crew)
+    desk = _Desk(final, crew, check)
     while True:
-        verdict = int(agree([desk.look() if crew.ranks.rank == 0 else _WAIT], crew.ranks)[0])
+        verdict = _led(desk.look, crew)
         if verdict == _READY:
             return _checked(final, request)
         if verdict == _LOOP:
@@ -131,8 +77,9 @@ def once(store: Path, request: Request, build: Callable[[Site], None], crew: Cre
 class _Desk:
     """Rank 0's dealings with the folder for one artifact."""
 
-    def __init__(self, final: Path, crew: Crew) -> None:
-        self.final, self.crew = final, crew
+    def __init__(self, final: Path, crew: Crew, check: Callable[[Path], None] | None) -> None:
+        self.final, self.crew, self._check = final, crew, check
+        self._judged: tuple[int, bool] = (0, False)
         self.path = final.with_name(f"{final.name}.claim")
         self.claim: Claim | None = None
         self._watch = Watch(self.path, crew.pace.stale_s)
@@ -140,19 +87,40 @@ class _Desk:
 
     def look(self) -> int:
         """Say whether the artifact is there, ours to build, or being built."""
-        if self.final.is_dir():
+        if self._sound():
             return _READY
         if read_claim(self.path).get("group") == self.crew.group:
             return _LOOP
         if not self._watch.take_over():
             return _WAIT
-        self.claim = Claim.take(self.path, self.crew.group, self.crew.pace)
+        try:
+            self.claim = Claim.take(self.path, self.crew.group, self.crew.pace)
+        except OSError:  # no room for its content: an empty claim would keep others waiting
+            self.path.unlink(missing_ok=True)
+            raise
         if self.claim is None:
             return _WAIT
-        if self.final.is_dir():  # published between the first look and the claim
+        if self._sound():  # published between the first look and the claim
             self.close()
             return _READY
+        if self.final.is_dir():  # whoever has it open keeps what is there; sweep() removes it in time
+            self.final.rename(self.final.with_name(f"{self.final.name}.{uuid.uuid4().hex}.aside"))
         return _MINE
+
+    def _sound(self) -> bool:
+        """Whether the artifact is there and stands the check, which each artifact is put to once."""
+        if not self.final.is_dir():
+            return False
+        if self._check is None:
+            return True
+        if self._judged[0] != (number := self.final.stat().st_ino):
+            try:
+                self._check(self.final)
+                self._judged = number, True
+            except ValueError as error:
+                log.warning("%s: put aside and built anew: %s", self.final.name, error)
+                self._judged = number, False
+        return self._judged[1]
 
     def owned(self) -> bool:
         """Whether this process is the builder."""
@@ -176,14 +144,13 @@ def _built(final: Path, request: Request, build: Callable[[Site], None], desk: _
         owned=desk.owned,
     )
     try:
-        _prepare(site, crew)
+        _led(lambda: _prepare(site), crew)
+        wait_for(site.folder)
         started_s = time.monotonic()
         with rng.borrowed(request.seed, crew.ranks.device):
             build(site)
         total([1.0], crew.ranks)  # every rank has written its share
-        if crew.ranks.rank == 0:
-            _publish(final, request, site, time.monotonic() - started_s)
-        agree([1.0], crew.ranks)
+        _led(lambda: _publish(final, request, site, time.monotonic() - started_s), crew)
     finally:
         if crew.ranks.rank == 0:
             remove(site.folder)
@@ -191,17 +158,29 @@ def _built(final: Path, request: Request, build: Callable[[Site], None], desk: _
     return _checked(final, request)
 
 
-def _prepare(site: Site, crew: Crew) -> None:
-    """Make the build's folders, visible to every rank."""
+def _led(work: Callable[[], int], crew: Crew) -> int:
+    """What `work` gives on rank 0, on every rank; an OSError there (a full disk) is raised on every rank too."""
+    found, code, caught = 0, 0, None
     if crew.ranks.rank == 0:
-        remove(site.folder)
-        site.folder.mkdir()
-        site.work.mkdir(exist_ok=True)
-    agree([1.0], crew.ranks)
-    wait_for(site.folder)
+        try:
+            found = work()
+        except OSError as error:
+            caught, code = error, error.errno or errno.EIO
+    found, code = (int(value) for value in agree([found, code], crew.ranks))
+    if code:
+        raise caught or OSError(code, f"rank 0: {os.strerror(code)}")
+    return found
 
 
-def _publish(final: Path, request: Request, site: Site, seconds: float) -> None:
+def _prepare(site: Site) -> int:
+    """Make the build's folders."""
+    remove(site.folder)
+    site.folder.mkdir()
+    site.work.mkdir(exist_ok=True)
+    return _MINE
+
+
+def _publish(final: Path, request: Request, site: Site, seconds: float) -> int:
     """Write the manifest and rename the folder; a twin that was faster had the same content, so ours is dropped."""
     manifest: dict[str, JsonValue] = {
         "name": request.name,
@@ -215,6 +194,7 @@ def _publish(final: Path, request: Request, site: Site, seconds: float) -> None:
     publish(site.folder, final)
     if site.owned():
         remove(site.work)
+    return _READY
 
 
 def _checked(final: Path, request: Request) -> Path:
@@ -227,6 +207,18 @@ def _checked(final: Path, request: Request) -> Path:
     if found != request.key:
         raise ValueError(f"{final}: holds the artifact with key {found!r}, wanted is {request.key!r}")
     return final
+
+
+def find(store: Path, name: str, accept: Callable[[Mapping[str, JsonValue]], bool]) -> Path | None:
+    """The first published artifact of that name, by label, whose inputs are accepted; for one process."""
+    for manifest in sorted(store.glob(f"{name}-*/manifest.json")):
+        if "." in manifest.parent.name:  # still being built, or put aside
+            continue
+        with suppress(OSError, ValueError):  # put aside just now, or not ours
+            found = read_json(manifest)
+            if found["name"] == name and accept(found["inputs"]):
+                return manifest.parent
+    return None
 
 
 def sweep(store: Path, older_s: float = 86400.0) -> list[Path]:

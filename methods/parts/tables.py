@@ -7,24 +7,25 @@ character. Classes are those of the training file, in alphabetical order, or in 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pyarrow.parquet as parquet
 
 from methods.parts.examples import (
+    CHUNK,
     Examples,
     LabelReader,
     as_number,
     bad_row,
     contents,
     digest,
-    read_lines,
-    read_text,
+    stream_lines,
+    stream_text,
     unknown,
 )
 
@@ -158,7 +159,7 @@ def open_tables(
     named = columns_of(columns)
     labels = () if regression else _classes(files["train"], named)
     options = [str(VERSION), repr(named), repr(labels)]
-    content = (part for split, path in files.items() for part in (split, path.suffix, path.read_bytes()))
+    content = (part for split, path in files.items() for part in (split, path.suffix, path))
     return Tables(files=dict(files), columns=named, labels=labels, fingerprint=digest([*options, *content]))
 
 
@@ -174,14 +175,31 @@ def _classes(path: Path, columns: Columns) -> tuple[str, ...]:
 
 
 _Row = tuple[int, tuple[str, ...], str | None]
+_Cells = Iterator[tuple[int, list[str]]]
+_Named = Iterator[tuple[int, dict[str, object]]]
 
 
-def _rows(path: Path, columns: Columns, *, labelled: bool) -> Iterator[_Row]:
+def stream_rows(columns: Columns, files: Sequence[Path]) -> Iterator[tuple[Path, int, tuple[str, ...], str | None]]:
+    """Yield file, line, texts and label of training files that continue one another.
+
+    A CSV or TSV file that was cut into pieces has its header in the first piece alone: a later piece without one has
+    the first one's.
+
+    Raises:
+        ValueError: `FILE:LINE:` and what is wrong with the row, or a file without rows.
+    """
+    header: list[str] = []
+    for path in files:
+        yield from ((path, *row) for row in _rows(path, columns, labelled=True, header=header))
+        if path.suffix in _CELLS and not header:
+            header = next(_CELLS[path.suffix](path), (1, []))[1]
+
+
+def _rows(path: Path, columns: Columns, *, labelled: bool, header: Sequence[str] = ()) -> Iterator[_Row]:
     """Yield line number (row number in Parquet), texts, and the label's spelling (None without labels)."""
-    readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
     wanted = [*columns.texts, columns.label] if labelled else list(columns.texts)
     empty = True
-    for line, row in readers[path.suffix](path):
+    for line, row in _named(path, wanted, header):
         empty = False
         if any(row.get(name) is None for name in wanted):
             found = sorted(str(name) for name, cell in row.items() if cell is not None)
@@ -193,28 +211,42 @@ def _rows(path: Path, columns: Columns, *, labelled: bool) -> Iterator[_Row]:
         raise ValueError(f"{path}: found no rows, expected at least 1")
 
 
-def _csv(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    """Rows of a CSV file with a header; a quoted cell may hold line breaks, so the row's last line is named."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+def _named(path: Path, wanted: Sequence[str], header: Sequence[str]) -> _Named:
+    """The rows of a file as mappings from column to cell; `header` names the cells of a file without one."""
+    if path.suffix not in _CELLS:
+        yield from _jsonl(path) if path.suffix == ".jsonl" else _parquet(path)
+        return
+    cells = _CELLS[path.suffix](path)
+    first = next(cells, (1, list(header)))
+    names: Sequence[str] = first[1]
+    if header and not set(wanted) <= set(names):
+        names, cells = header, chain([first], cells)
+    for line, row in cells:
+        if len(row) != len(names):
+            raise bad_row(path, line, "cells", len(row), f"{len(names)}: {', '.join(names)}")
+        yield line, dict(zip(names, row, strict=True))
+
+
+def _csv(path: Path) -> _Cells:
+    """Cells of a CSV file; a quoted cell may hold line breaks, so the row's last line is named."""
+    reader = csv.reader(stream_text(path), strict=True)
     try:
-        header = next(reader, [])
-        for cells in filter(None, reader):
-            yield reader.line_num, _named(path, reader.line_num, header, cells)
+        yield from ((reader.line_num, cells) for cells in reader if cells)
     except csv.Error as error:
         raise bad_row(path, reader.line_num, "CSV", str(error), "quotes that close") from None
 
 
-def _tsv(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    """Rows of a TSV file with a header and no quoting."""
-    lines = read_lines(path)
-    header = lines[0].split("\t") if lines else []
-    for number, line in enumerate(lines[1:], start=2):
-        yield number, _named(path, number, header, line.split("\t"))
+def _tsv(path: Path) -> _Cells:
+    """Cells of a TSV file, which has no quoting."""
+    yield from ((number, line.split("\t")) for number, line in enumerate(stream_lines(path), start=1))
 
 
-def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+_CELLS = {".csv": _csv, ".tsv": _tsv}
+
+
+def _jsonl(path: Path) -> _Named:
     """One JSON object a line."""
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(stream_lines(path), start=1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
@@ -224,16 +256,14 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
         yield number, row
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+def _parquet(path: Path) -> _Named:
     """Rows of a Parquet file, counted from 1."""
-    yield from enumerate(parquet.read_table(path).to_pylist(), start=1)
-
-
-def _named(path: Path, line: int, header: list[str], cells: list[str]) -> dict[str, object]:
-    """Put the header's names to a row's cells."""
-    if len(cells) != len(header):
-        raise bad_row(path, line, "cells", len(cells), f"{len(header)}: {', '.join(header)}")
-    return dict(zip(header, cells, strict=True))
+    number = 0
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(CHUNK):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
 
 
 def _spelled(label: object) -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from methods.parts import agreement, glue, hub, tables
+from methods.parts.augmented import Augmented, open_augmented
+from methods.parts.corpus import open_corpus
 from methods.parts.examples import Examples, Source, digest, unknown
 from methods.parts.metrics import METRICS, check_metric
 from methods.parts.rng import derive
@@ -36,7 +38,7 @@ class Task:
     pair: bool
     """Whether a row has two texts."""
     fingerprint: str
-    """Hash of the data's content and of everything that decides how it is read and cut."""
+    """Hash of all the data's content and of everything that decides how it is read and cut."""
     splits: tuple[str, ...]
     """`train`, `dev`, and where they exist `dev_mismatched`, `test`, `test_mismatched`."""
     limit: int | None = None
@@ -45,6 +47,15 @@ class Task:
     """Seed of that sample, and of built-in data."""
     source: Source = field(repr=False, compare=False)
     """Where the rows come from."""
+    augmented: Augmented | None = field(default=None, repr=False, compare=False)
+    """Further training rows, read as a stream; `limit` leaves them alone."""
+    corpus: Path | None = field(default=None, compare=False)
+    """Plain text without labels, one sentence a line, a blank line between documents."""
+
+    @property
+    def labelled(self) -> str:
+        """Hash of the labelled splits alone: what is made of them does not change with augmented set or corpus."""
+        return digest([self.source.fingerprint, str(self.max_length), str(self.limit), str(self.seed)])
 
     @property
     def num_outputs(self) -> int:
@@ -66,7 +77,7 @@ class Task:
         return examples.take(np.sort(chosen))
 
 
-def open_task(  # noqa: PLR0913  the keys of a sweep file's `task`
+def open_task(  # noqa: PLR0913  the keys of a sweep file's `task`, and its data sections
     name: str,
     data: str | Path | Mapping[str, str] | None = None,
     *,
@@ -75,6 +86,8 @@ def open_task(  # noqa: PLR0913  the keys of a sweep file's `task`
     columns: Mapping[str, str] | None = None,
     metric: str | None = None,
     seed: int = 0,
+    augmented: str | Path | None = None,
+    corpus: str | Path | None = None,
 ) -> Task:
     """Find the data behind a name and check it, reading no more than that needs.
 
@@ -89,6 +102,9 @@ def open_task(  # noqa: PLR0913  the keys of a sweep file's `task`
         columns: the names of the columns `text`, `text_pair` and `label` in one's own tables or hub data.
         metric: the score; None takes the task's usual one.
         seed: of the sample that `limit` keeps, and of built-in data.
+        augmented: a file or a folder of further training rows in the form of the training file; see
+            `augmented.find_shards`.
+        corpus: a text file; see `corpus`.
 
     Raises:
         ValueError: nothing of that name, a file that is not there, a bad value; the message says what was found and
@@ -99,18 +115,38 @@ def open_task(  # noqa: PLR0913  the keys of a sweep file's `task`
     length = max_length or source.max_length
     score = metric or source.metric
     check_metric(score, source.labels)
+    options = [source.fingerprint, str(length), str(limit), str(seed)]
+    more = None if augmented is None else _augmented(name, Path(augmented), source)
+    text = None if corpus is None else Path(corpus)
+    options += [] if more is None else ["augmented", more.fingerprint]
+    options += [] if text is None else ["corpus", open_corpus(text)]
     return Task(
         name=name,
         labels=source.labels,
         metric=score,
         max_length=length,
         pair=source.pair,
-        fingerprint=digest([source.fingerprint, str(length), str(limit), str(seed)]),
+        fingerprint=digest(options),
         splits=source.splits,
         limit=limit,
         seed=seed,
         source=source,
+        augmented=more,
+        corpus=text,
     )
+
+
+def _augmented(name: str, data: Path, source: Source) -> Augmented:
+    """Open an augmented set in the form of the task's own files; a built-in task's has the columns of tables."""
+    form: glue.Entry | tables.Columns = tables.Columns(text_pair="text_pair" if source.pair else None)
+    if isinstance(source, glue.GlueFiles):
+        form = source.entry
+    elif isinstance(source, tables.Tables):
+        form = source.columns
+    elif isinstance(source, hub.HubData):
+        form = glue.find(name) or source.columns
+    spelled = form.spelled if isinstance(form, glue.Entry) else source.labels
+    return open_augmented(data, form, spelled, pair=source.pair)
 
 
 def _source(

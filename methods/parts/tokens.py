@@ -1,31 +1,27 @@
 """A split is tokenised once and then read from memory-mapped arrays by every trial.
 
-A row becomes `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, cut to the task's length one token at a time from the longer
-text (from the second on a tie, as the published code does). Rows lie back to back in one flat array, so padding is
-decided per batch and costs neither disk nor time here.
+Rows lie back to back in one flat array, so padding is decided per batch and costs neither disk nor time here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding
 
-from methods.parts.examples import Examples, Labels, digest
-from methods.parts.files import read_json, write_json
+from methods.parts.encoding import EncodedFiles
+from methods.parts.examples import Labels, digest
+from methods.parts.files import read_json
 from methods.parts.run import Run
 from methods.parts.tasks import Task
-from methods.parts.wordpiece import Pieces, fingerprint_of_tokenizer, load_pieces
+from methods.parts.wordpiece import fingerprint_of_tokenizer, load_pieces
 
 ENCODE_VERSION = 1
 """Raised whenever the meaning of the stored arrays changes."""
-
-_CHUNK = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +29,8 @@ class Encoded:
     """A tokenised split, or some rows of one; the arrays stay on disk until they are touched.
 
     `rows` are row numbers in the whole split. They stay with an example through every subset, so stored teacher outputs
-    and the halves of a development set mean the same rows everywhere.
+    and the halves of a development set mean the same rows everywhere. A large set comes in shards, each with arrays of
+    its own: `rows` then count within the shard, and `start` more is the number in the whole set.
     """
 
     rows: NDArray[np.int64]
@@ -52,6 +49,8 @@ class Encoded:
     """Token id of the padding."""
     fingerprint: str
     """Hash of the rows' content."""
+    start: int = 0
+    """Row number, in the whole set, of the first row of this shard; 0 for a set in one piece."""
 
     @classmethod
     def open(cls, folder: Path) -> Encoded:
@@ -73,6 +72,7 @@ class Encoded:
             flat_sites=arrays.get("sites"),
             pad_id=int(about["pad_id"]),
             fingerprint=str(about["fingerprint"]),
+            start=int(about.get("start", 0)),
         )
 
     def __len__(self) -> int:
@@ -101,41 +101,18 @@ def encode(task: Task, split: str, tokenizer: Path, run: Run) -> Encoded:
     Raises:
         ValueError: the split is not there, a row is bad, or the folder holds no BERT tokenizer.
     """
-    inputs = {"task": task.fingerprint, "split": split, "tokenizer": fingerprint_of_tokenizer(tokenizer)}
+    inputs = {"task": task.labelled, "split": split, "tokenizer": fingerprint_of_tokenizer(tokenizer)}
 
     def build(folder: Path, run: Run) -> None:
         examples, pieces = task.read(split), load_pieces(tokenizer)  # on every rank, so that a bad row fails on all
         if not len(examples):
             raise ValueError(f"task {task.name}: {split}: found no rows to tokenise, expected at least 1")
         if run.rank == 0:
-            write_encoded(examples, pieces, task.max_length, folder)
+            files = EncodedFiles(folder, pieces, task.max_length)
+            files.add(examples)
+            files.close()
 
     return Encoded.open(run.once("tokens", inputs, build, version=ENCODE_VERSION))
-
-
-def write_encoded(examples: Examples, pieces: Pieces, max_length: int, folder: Path) -> None:
-    """Tokenise `examples` and store the arrays in `folder`."""
-    rows = list(_rows(examples, pieces, max_length))
-    dtype = np.uint16 if pieces.size <= 2**16 else np.uint32
-    arrays: dict[str, NDArray[np.generic]] = {
-        "tokens": np.concatenate([np.asarray(row.ids, dtype=dtype) for row in rows]),
-        "offsets": np.concatenate([[0], np.cumsum([len(row.ids) for row in rows])]).astype(np.int64),
-        "seconds": np.array([row.second for row in rows], dtype=np.int32),
-        "labels": examples.labels,
-    }
-    if examples.sites is not None:
-        arrays["sites"] = np.concatenate(
-            [_site_flags(row, sites) for row, sites in zip(rows, examples.sites, strict=True)]
-        )
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
-    content = digest(
-        part for name in sorted(arrays) for part in (name, str(arrays[name].dtype), arrays[name].tobytes())
-    )
-    write_json(
-        folder / "about.json",
-        {"pad_id": pieces.pad, "fingerprint": content, "rows": len(rows), "skipped": examples.skipped},
-    )
 
 
 def dev_halves(dev: Encoded) -> tuple[Encoded, Encoded]:
@@ -148,70 +125,6 @@ def dev_halves(dev: Encoded) -> tuple[Encoded, Encoded]:
     order = np.argsort(_mix(dev.rows), kind="stable")
     middle = (len(dev) + 1) // 2
     return dev.subset(np.sort(order[:middle])), dev.subset(np.sort(order[middle:]))
-
-
-def kept(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of each text stay when the longer one loses a token at a time, the second on a tie.
-
-    Args:
-        first: tokens of the first text.
-        second: tokens of the second text.
-        room: tokens that fit.
-    """
-    if first + second <= room:
-        return first, second
-    half = room // 2
-    if second <= half:
-        return room - second, second
-    if first <= room - half:
-        return first, room - first
-    return room - half, half
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One encoded row, and where the pieces of its texts went."""
-
-    ids: list[int]
-    second: int
-    words: tuple[tuple[int, list[int | None]], ...]
-    """For each text the position of its first token, and the word number of each token kept."""
-
-
-def _rows(examples: Examples, pieces: Pieces, max_length: int) -> Iterator[_Row]:
-    """Encode row by row, in chunks that the tokenizer works on in parallel."""
-    for start in range(0, len(examples), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        firsts = pieces.split(examples.texts[chunk])
-        if examples.pairs is None:
-            yield from (_single(first, pieces, max_length - 2) for first in firsts)
-        else:
-            both = zip(firsts, pieces.split(examples.pairs[chunk]), strict=True)
-            yield from (_pair(first, second, pieces, max_length - 3) for first, second in both)
-
-
-def _single(first: Encoding, pieces: Pieces, room: int) -> _Row:
-    """Put the special tokens around one text."""
-    ids = [pieces.cls, *first.ids[:room], pieces.sep]
-    return _Row(ids, len(ids), ((1, first.word_ids[:room]),))
-
-
-def _pair(first: Encoding, second: Encoding, pieces: Pieces, room: int) -> _Row:
-    """Cut two texts to what fits and put the special tokens around them."""
-    keep, rest = kept(len(first.ids), len(second.ids), room)
-    ids = [pieces.cls, *first.ids[:keep], pieces.sep, *second.ids[:rest], pieces.sep]
-    return _Row(ids, keep + 2, ((1, first.word_ids[:keep]), (keep + 2, second.word_ids[:rest])))
-
-
-def _site_flags(row: _Row, sites: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
-    """Mark the tokens of the words named by `sites`."""
-    flags = np.zeros(len(row.ids), dtype=np.uint8)
-    for text, site in sites:
-        start, words = row.words[text]
-        for position, word in enumerate(words):
-            if word == site:
-                flags[start + position] = 1
-    return flags
 
 
 def _mix(rows: NDArray[np.int64]) -> NDArray[np.uint64]:

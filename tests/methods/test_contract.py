@@ -19,7 +19,15 @@ from tests.methods.conftest import Setting
 
 TINY: dict[str, dict[str, Any]] = {
     "finetune": {"layers": 2, "epochs": 2.0, "lr": 3e-3, "batch_size": 16},
+    "hsk": {
+        **{"heads": 2, "layers": 2, "ffn_dim": 8, "embedding_rank": 6, "top": 3, "amounts": "2l_4t_0.5h"},
+        **{"hsk_epochs": 1.0, "hsk_lr": 3e-3, "epochs": 1.0, "lr": 3e-3, "batch_size": 16},
+    },
     "rosita": {"heads": 2, "layers": 2, "ffn_dim": 8, "embedding_rank": 6, "epochs": 2.0, "lr": 3e-3, "batch_size": 16},
+    "tinybert": {
+        **{"layers": 2, "hidden": 8, "heads": 4, "ffn_dim": 12, "start": "random", "batch_size": 16},
+        **{"epochs": 1.0, "lr": 3e-3, "prediction_epochs": 1.0, "prediction_lr": 3e-3, "evaluate_every": 10},
+    },
 }
 """A tiny configuration of each method."""
 
@@ -42,12 +50,12 @@ class TestEveryMethod:
             setattr(config, fields[0].name, 1)
         assert not hasattr(config, "__dict__")
         assert all(field.kw_only for field in fields)
-        tree = ast.parse(inspect.getsource(module))
-        body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config")
-        for index, node in enumerate(body):
-            if isinstance(node, ast.AnnAssign):
-                following = body[index + 1]
-                assert isinstance(following, ast.Expr), f"{name}.{ast.unparse(node.target)} has no docstring"
+        for declaring in filter(dataclasses.is_dataclass, module.Config.__mro__):
+            (found,) = ast.parse(inspect.getsource(declaring)).body
+            assert isinstance(found, ast.ClassDef)
+            for node, following in zip(found.body, [*found.body[1:], None], strict=True):
+                if isinstance(node, ast.AnnAssign):
+                    assert isinstance(following, ast.Expr), f"{name}.{ast.unparse(node.target)} has no docstring"
         json.dumps(dataclasses.asdict(config))
 
     def test_its_recipes_are_configurations(self, name: str) -> None:

@@ -240,3 +240,38 @@ def test_waiting_ranks_poll_in_step_and_leave_together(tmp_path: Path) -> None:
         pass
     assert run_ranks(waiting, tmp_path, 7) == ["stopped after 7"] * 2
     process.kill()
+
+
+def test_a_build_sees_quota_and_artifacts_of_its_trial(tmp_path: Path) -> None:
+    run, seen = as_run(LocalRun(tmp_path, quota_bytes=7)), []
+    part = run.once("part", {"a": 1}, lambda folder, _: None)
+
+    def build(folder: Path, inner: Run) -> None:
+        seen.append((inner.quota_bytes, inner.find("part", lambda inputs: inputs["a"] == 1)))
+        spoilt = inner.once("part", {"a": 1}, lambda folder, _: None, check=refuse_first)
+        assert spoilt == part
+
+    checks = []
+
+    def refuse_first(folder: Path) -> None:
+        checks.append(folder)
+        if len(checks) == 1:
+            raise ValueError("spoilt")
+
+    run.once("whole", {}, build)
+    assert seen == [(7, part)]
+    assert checks
+    assert len(list((tmp_path / "store").glob("part-*.aside"))) == 1
+    assert LocalRun(tmp_path).quota_bytes is None
+
+
+def finding(rank: int, world_size: int, folder: Path, wanted: int) -> str:
+    run = LocalRun(folder, rank=rank, world_size=world_size)
+    found = run.find("part", lambda inputs: rank == 0 and inputs["a"] == wanted)
+    return found.name if found else ""
+
+
+def test_every_rank_finds_what_rank_0_finds(tmp_path: Path) -> None:
+    part = LocalRun(tmp_path).once("part", {"a": 1}, lambda folder, _: None)
+    assert run_ranks(finding, tmp_path, 1) == [part.name] * 2
+    assert run_ranks(finding, tmp_path, 2) == [""] * 2

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from methods.parts.claims import Claim, Pace, Watch, _remove_if, read_claim
-from methods.parts.store import Crew, Request, Site, once, sweep
+from methods.parts.store import Crew, Request, Site, find, once, sweep
 from tests.parts.ranks import start
 
 QUICK = Pace(poll_s=0.01, beat_s=0.05, stale_s=1.0)
@@ -285,3 +285,67 @@ def test_a_long_build_keeps_its_empty_folder(tmp_path: Path) -> None:
         number(site)
 
     assert (once(tmp_path, REQUEST, build, Crew(pace=QUICK)) / "number.json").exists()
+
+
+def test_an_artifact_that_fails_its_check_is_put_aside_and_built_anew(tmp_path: Path) -> None:
+    checks: list[Path] = []
+
+    def check(folder: Path) -> None:
+        checks.append(folder)
+        if (folder / "number.json").read_text() == "spoilt":
+            raise ValueError("spoilt")
+
+    first = once(tmp_path, REQUEST, number, check=check)
+    assert checks == []  # what was written just now is believed
+    whole = (first / "number.json").read_text()
+    assert once(tmp_path, REQUEST, number, check=check) == first
+    assert len(checks) == 1
+    (first / "number.json").write_text("spoilt")
+    assert once(tmp_path, REQUEST, number) == first  # unchecked
+    assert (once(tmp_path, REQUEST, number, check=check) / "number.json").read_text() == whole
+    (aside,) = tmp_path.glob("*.aside")
+    assert (aside / "number.json").read_text() == "spoilt"
+    assert sweep(tmp_path, older_s=-1.0) == [aside]
+    assert [path.name for path in tmp_path.iterdir()] == [REQUEST.label]
+
+
+def test_a_spoilt_artifact_is_waited_for_while_another_builds_it(tmp_path: Path) -> None:
+    folder = once(tmp_path, REQUEST, number)
+    (folder / "number.json").write_text("spoilt")
+    holder = Claim.take(tmp_path / f"{REQUEST.label}.claim", "other", QUICK)
+    assert holder is not None
+    checks, ticks = [], []
+
+    def check(found: Path) -> None:
+        checks.append(found)
+        if (found / "number.json").read_text() == "spoilt":
+            raise ValueError("spoilt")
+
+    def tick() -> None:
+        ticks.append(1)
+        if len(ticks) == 3:  # the other has done it
+            folder.rename(tmp_path / "old")
+            folder.mkdir()
+            (folder / "number.json").write_text("[1]")
+            (folder / "manifest.json").write_text((tmp_path / "old" / "manifest.json").read_text())
+
+    assert once(tmp_path, REQUEST, number, Crew(tick=tick, pace=QUICK), check=check) == folder
+    assert (folder / "number.json").read_text() == "[1]"
+    assert len(checks) == 2  # each artifact once, however often it is looked at
+    holder.release()
+
+
+def test_published_artifacts_are_found_by_their_inputs(tmp_path: Path) -> None:
+    def unfinished(site: Site) -> None:
+        assert find(tmp_path, "teacher", lambda inputs: True) is None
+        number(site)
+
+    first = once(tmp_path, REQUEST, unfinished)
+    other = once(tmp_path, Request(name="teacher-2", inputs={"layers": [3]}), number)
+    (tmp_path / "teacher-stray").mkdir()
+    (tmp_path / "teacher-torn").mkdir()
+    (tmp_path / "teacher-torn" / "manifest.json").write_text("{")
+    assert find(tmp_path, "teacher", lambda inputs: inputs["layers"] == [1, 2]) == first
+    assert find(tmp_path, "teacher", lambda inputs: inputs["layers"] == [3]) is None
+    assert find(tmp_path, "teacher-2", lambda inputs: True) == other
+    assert find(tmp_path / "nowhere", "teacher", lambda inputs: True) is None

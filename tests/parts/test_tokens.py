@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from methods.parts.encoding import kept
 from methods.parts.examples import Examples
 from methods.parts.run import LocalRun
-from methods.parts.tokens import Encoded, dev_halves, encode, kept
+from methods.parts.tokens import Encoded, dev_halves, encode
 from methods.parts.wordpiece import SPECIAL, fingerprint_of_tokenizer, load_pieces, train_wordpiece
 from tests.parts.encoded import (
     Written,
