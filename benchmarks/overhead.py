@@ -70,6 +70,9 @@ class Clock:
     def on_report(self, trial: str, step: int, metrics: Mapping[str, float]) -> None:
         """Does nothing."""
 
+    def on_building(self, trial: str, name: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Does nothing."""
+
     def on_record(self, record: TrialRecord) -> None:
         """Notes the time."""
         assert record.status == "done", record.reason

@@ -72,8 +72,11 @@ class Gangs:
         self.queue.changes += 1
         return GO
 
-    def beat(self, slot: int, name: str, rank: int, attempt: str) -> str:
-        """A rank lives; the answer says what has become of its attempt: go, stop, halt, abort, or lost."""
+    def beat(self, slot: int, name: str, rank: int, attempt: str, building: Mapping[str, Any] | None = None) -> str:
+        """A rank lives; the answer says what has become of its attempt: go, stop, halt, abort, or lost.
+
+        Rank 0 says beside it what the job builds for all trials at present.
+        """
         gang = self.gangs.get(slot)
         if gang is None or gang.name != name:
             return LOST
@@ -81,6 +84,8 @@ class Gangs:
         job = gang.job
         if job is None or job.attempt != attempt:
             return GO
+        if rank == 0:
+            job.building = building
         if job.failure():
             return ABORT
         return {"": GO, STOPPED: STOP, HALTED: HALT}[job.stop]
@@ -195,13 +200,14 @@ class Broker:
         return self._verbs[verb](*arguments)
 
     def status(self) -> dict[str, Any]:
-        """Who serves what, who waits, how often each slot's gang has started."""
+        """Who serves what, who waits, how often each slot's gang has started, what is built for all."""
         gangs = self.gangs.gangs.values()
         return {
             "slots": {gang.slot: gang.job.trial if gang.job else "" for gang in gangs},
             "hellos": dict(self.gangs.hellos),
             "waiting": [job.trial for job in self.queue.waiting],
             "attempts": {job.trial: job.attempts for job in self.queue.jobs.values()},
+            "building": {job.trial: job.building for job in self.queue.jobs.values() if job.building},
         }
 
 

@@ -6,7 +6,6 @@ by the command that needs them, so that `--help`, `methods` and `status` answer 
 """
 
 import dataclasses
-import json
 import shutil
 import sys
 import tempfile
@@ -20,9 +19,11 @@ import typer
 
 import methods
 from orchestrator import records as trial_records
-from orchestrator.errors import SpecError, SweepError
+from orchestrator.commands_augment import register as register_augment
+from orchestrator.commands_models import register as register_models
+from orchestrator.console import Json, Name, Root, find_record, find_sweep, tell
+from orchestrator.errors import INTERRUPTED, SpecError, SweepError
 from orchestrator.folder import SweepFolder, default_root
-from orchestrator.records import TrialRecord
 from orchestrator.wording import nearest
 
 if TYPE_CHECKING:
@@ -33,45 +34,8 @@ app = typer.Typer(
 )
 
 Spec = Annotated[Path, typer.Argument(help="A sweep file.")]
-Name = Annotated[str, typer.Argument(help="A sweep's name, or its sweep file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value pairs that replace values of the file.")]
-Root = Annotated[
-    Path | None, typer.Option("--folder", help="Where sweeps are kept; default $DISTILSWEEP_HOME or ./sweeps.")
-]
 ClusterFile = Annotated[Path | None, typer.Option("--cluster", help="A cluster file; default: this machine.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
-
-
-def tell(as_json: bool, payload: object, lines: Sequence[str]) -> None:
-    """Prints a result for people or for machines."""
-    typer.echo(json.dumps(payload, indent=1, sort_keys=True, default=str) if as_json else "\n".join(lines))
-
-
-def find_sweep(name: str, root: Path | None) -> SweepFolder:
-    """The folder of a sweep given by name or by its file.
-
-    Raises:
-        SpecError: there is no such sweep; the message lists those there are.
-    """
-    root = root or default_root()
-    if name.endswith((".yaml", ".yml")):
-        from orchestrator.spec import load_spec
-
-        name = load_spec(Path(name)).name
-    folder = SweepFolder(root, name)
-    if not folder.path.is_dir():
-        known = sorted(path.parent.name for path in root.glob("*/plan.json"))
-        raise SpecError([f"{root}: no sweep named {name!r}; there are: {', '.join(known) or 'none'}"])
-    return folder
-
-
-def find_record(folder: SweepFolder, trial: str) -> TrialRecord:
-    """The record of one trial of a sweep."""
-    found = trial_records.read(folder)
-    for record in found:
-        if record.trial == trial:
-            return record
-    raise SpecError([f"{folder.path}: no trial {trial!r}; there are: {', '.join(r.trial for r in found) or 'none'}"])
 
 
 def shipped(package: str) -> dict[str, Path]:
@@ -102,8 +66,18 @@ def list_methods(as_json: Json = False) -> None:
 
 
 @app.command()
-def init(name: str, target: Annotated[Path | None, typer.Argument()] = None) -> None:
-    """Copies a shipped sweep file here, to be edited."""
+def init(
+    name: str,
+    target: Annotated[Path | None, typer.Argument()] = None,
+    data: Annotated[
+        bool,
+        typer.Option("--data", help="Fetch a GLUE task (or all) as official files; default folder: glue."),
+    ] = False,
+) -> None:
+    """Copies a shipped sweep file here, to be edited; with --data, fetches a GLUE task from the hub."""
+    if data:
+        fetch_data(name, target or Path("glue"))
+        return
     files = {**shipped("clusters"), **shipped("search_spaces")}
     if name not in files:
         raise SpecError(
@@ -114,6 +88,19 @@ def init(name: str, target: Annotated[Path | None, typer.Argument()] = None) -> 
         raise SpecError([f"{target}: exists already; name another file"])
     shutil.copyfile(files[name], target)
     typer.echo(f"{target}: edit it, then `distilsweep plan {target}`")
+
+
+def fetch_data(name: str, target: Path) -> None:
+    """Fetches GLUE's official files, and tells which."""
+    from methods.parts.official import RequestError, fetch
+
+    try:
+        for line in fetch(name, target):
+            typer.echo(line)
+    except RequestError as error:
+        raise SpecError([f"init: {error}"]) from None
+    except (ValueError, OSError) as error:
+        raise SweepError("init: " + " ".join(str(error).split())) from error
 
 
 @app.command()
@@ -224,20 +211,6 @@ def export_model(
 
 
 @app.command()
-def evaluate(sweep: Name, trial: str, root: Root = None, as_json: Json = False) -> None:
-    """Measures a stored model again, and compares with its record."""
-    from orchestrator.finish import measure_again
-
-    folder = find_sweep(sweep, root)
-    record = find_record(folder, trial)
-    found = measure_again(folder, record)
-    lines = [
-        f"{name}: {value:.6f} (recorded {record.metrics.get(name, float('nan')):.6f})" for name, value in found.items()
-    ]
-    tell(as_json, {"trial": trial, "found": found, "recorded": dict(record.metrics)}, lines)
-
-
-@app.command()
 def ui(
     sweep: Name, port: Annotated[int | None, typer.Option(help="Default: a free one.")] = None, root: Root = None
 ) -> None:
@@ -245,6 +218,10 @@ def ui(
     from orchestrator.ui import show
 
     show(find_sweep(sweep, root), port)
+
+
+register_models(app)
+register_augment(app)
 
 
 def fail(lines: Sequence[str], exit_code: int) -> NoReturn:
@@ -264,15 +241,17 @@ def crash_log() -> Path:
 def main() -> None:
     """Runs the command line; a failure is one clear line and a non-zero exit code, its traceback goes to a file."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # what a command ended with by typer.Exit, or None
     except SweepError as error:
         fail(error.lines(), error.exit_code)
-    except typer.Exit as ending:
-        sys.exit(ending.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        fail(["interrupted; run the same command again to continue"], 130)
+        code = INTERRUPTED
     except Exception as error:
         if hasattr(error, "format_message"):  # a complaint about the command line itself
             fail([f"distilsweep: {error.format_message()}; see distilsweep --help"], 2)
         first = next(iter(str(error).splitlines()), "") or type(error).__name__
         fail([f"distilsweep failed: {first} (traceback: {crash_log()})"], 1)
+    if code == INTERRUPTED:
+        fail(["interrupted; run the same command again to continue"], INTERRUPTED)
+    if code:
+        sys.exit(code)

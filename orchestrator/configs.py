@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from methods.parts.layout import Layout
+from methods.parts.selection import Selection
 from orchestrator.parameters import is_int, is_number
 from orchestrator.wording import listed
 
@@ -32,6 +33,8 @@ class Method:
     """Config and teacher's layout -> the layout of the model it ends with."""
     fields: Mapping[str, Any]
     """The Config's fields and their types."""
+    knowledge: Callable[[Any, Layout], Selection | None] | None = None
+    """Config and teacher's layout -> which of the teacher's outputs a trial stores; None if it never stores any."""
 
 
 def method_names(package: str = "methods") -> tuple[str, ...]:
@@ -45,7 +48,14 @@ def load_method(name: str, package: str = "methods") -> Method:
     module = importlib.import_module(f"{package}.{name}")
     hints = get_type_hints(module.Config)
     fields = {field.name: hints[field.name] for field in dataclasses.fields(module.Config)}
-    return Method(name=name, config=module.Config, recipes=module.RECIPES, layout=module.layout, fields=fields)
+    return Method(
+        name=name,
+        config=module.Config,
+        recipes=module.RECIPES,
+        layout=module.layout,
+        fields=fields,
+        knowledge=getattr(module, "knowledge", None),
+    )
 
 
 def build(method: Method, values: Mapping[str, Any]) -> Any:  # noqa: ANN401  each method has a Config of its own

@@ -180,6 +180,9 @@ class Tracker:
         if self._spool and (fresh := self._spool.unlogged(trial, step, ordered)):
             self._append({"kind": "metrics", "trial": trial, "step": step, "metrics": fresh})
 
+    def on_building(self, trial: str, name: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Nothing: these numbers belong to no trial."""
+
     def on_record(self, record: TrialRecord) -> None:
         """Ends a trial's run with its final numbers."""
         if record.status != "refused":

@@ -16,6 +16,25 @@ NUM_DRAWN = 300
 """Designs drawn to estimate how much of a larger space is feasible."""
 
 
+KNOWLEDGE = "knowledge_bytes"
+"""The cost that belongs to the training and not to the model."""
+
+
+def layout_costs(layout: Layout, length: int, knowledge_bytes: float = 0) -> dict[str, float]:
+    """What a design costs.
+
+    Args:
+        layout: of the model it ends with.
+        length: tokens at which FLOPs are counted.
+        knowledge_bytes: predicted size on disk of the teacher outputs that its trial stores, 0 without.
+
+    Returns:
+        `params`; `bytes` (fp32); `flops` of one forward pass; `knowledge_bytes`.
+    """
+    model = {"params": layout.params(), "bytes": layout.bytes(), "flops": layout.flops(length)}
+    return {**model, KNOWLEDGE: knowledge_bytes}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Design:
     """A sample made complete: everything a worker needs to run it, and what it will cost."""
@@ -26,7 +45,7 @@ class Design:
     """Every field of the method's Config, as JSON values."""
     layout: Layout
     costs: Mapping[str, float]
-    """`params`, `bytes` (fp32), `flops` of one forward pass at the task's length."""
+    """See `layout_costs`."""
     key: str
     """Hash of method, configuration, task and teacher; equal keys are equal designs."""
 
@@ -54,6 +73,8 @@ class Feasible:
     """The fewest parameters among the tried."""
     refusal: str
     """One reason for which a sample was refused, or nothing."""
+    knowledge: tuple[float, ...] = ()
+    """Predicted bytes of stored knowledge of each feasible design among the tried."""
 
     @property
     def exact(self) -> bool:
@@ -90,4 +111,5 @@ def estimate(space: Space, starts: Sequence[Sample], resolve: Callable[[Sample],
         fitting=len(designs),
         smallest=min(designs, key=lambda design: design.costs["params"], default=None),
         refusal=closest.reason if closest else "",
+        knowledge=tuple(design.costs[KNOWLEDGE] for design in designs),
     )

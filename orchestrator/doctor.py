@@ -15,15 +15,17 @@ from pathlib import Path
 
 import psutil
 
+from orchestrator.folder import existing
+
 PYTHON = (3, 11)
 FLOORS: Mapping[str, str] = {
     "torch": "2.6",
-    "ray": "2.54",
+    "ray": "2.60",
     "optuna": "5.0",
     "mlflow": "3.11",
     "transformers": "5.0",
 }
-"""Oldest version that works; for Ray and MLflow also the oldest without known security holes."""
+"""Oldest version that works; of MLflow without known security holes, of Ray with local clusters that are closed."""
 GIB = 2**30
 MIN_MEMORY = 4 * GIB
 MIN_DISK = 5 * GIB
@@ -126,15 +128,9 @@ def _gpus() -> Check:
     return _row("gpu", f"{usable} usable, {len(devices)} present", usable > 0 or not devices, cure)
 
 
-def _existing(path: Path) -> Path:
-    """Returns the path, or the nearest folder above it that exists."""
-    path = path.absolute()
-    return next(folder for folder in (path, *path.parents) if folder.exists())
-
-
 def _writable(root: Path) -> Check:
     """Tries to write where sweeps are kept, or where that folder would be made."""
-    folder = _existing(root)
+    folder = existing(root)
     cure = "choose another folder: --folder, or the variable DISTILSWEEP_HOME"
     try:
         with tempfile.TemporaryFile(dir=folder):
@@ -145,6 +141,6 @@ def _writable(root: Path) -> Check:
 
 def _disk(root: Path) -> Check:
     """Looks at the free disk space where sweeps are kept."""
-    free = shutil.disk_usage(_existing(root)).free
+    free = shutil.disk_usage(existing(root)).free
     cure = f"free some space: at least {MIN_DISK / GIB:.0f} GiB are needed, or choose another --folder"
     return _row("disk", f"{free / GIB:.1f} GiB free", free >= MIN_DISK, cure)

@@ -10,6 +10,9 @@ SweepError                     anything distilsweep reports in words
 from collections.abc import Sequence
 from pathlib import Path
 
+INTERRUPTED = 130
+"""Exit code of what was interrupted and is to go on later; a shell's for Ctrl-C."""
+
 
 class SweepError(Exception):
     """A failure that is told in one clear line; the command line shows no traceback for it."""

@@ -1,7 +1,7 @@
 """How numbers of a sweep are written for people, the same in the terminal, the report and MLflow."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from methods.parts.layout import Layout
@@ -12,7 +12,7 @@ COSTS = {
     "flops": "FLOPs per forward pass",
     "bytes": "size at fp32",
     "latency_ms": "latency",
-    "knowledge_bytes": "stored knowledge",
+    "knowledge_bytes": "stored knowledge, predicted",
 }
 """Cost -> what it counts."""
 
@@ -45,6 +45,17 @@ def score(number: float | None, error: float | None = None) -> str:
 def scored(record: TrialRecord, name: str) -> str:
     """A record's score of that name (`score`, `held`), with two standard errors if known."""
     return score(record.metrics.get(name), record.metrics.get(f"{name}_se"))
+
+
+def building(name: str, step: int, metrics: Mapping[str, float]) -> str:
+    """How far a build that trials share is: `building teacher: step 400, score 0.9300`."""
+    shown: dict[str, Callable[[float], str]] = {
+        "score": score,
+        "loss": score,
+        "progress": lambda part: f"{100 * part:.0f} %",
+    }
+    number = next((f", {key} {tell(metrics[key])}" for key, tell in shown.items() if key in metrics), "")
+    return f"building {name}: step {step}{number}"
 
 
 def duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from methods.parts.layout import Layout
 from orchestrator import figures
+from orchestrator.designs import KNOWLEDGE
 from orchestrator.front import best_within, front, knee, smallest_within, value, within_noise
 from orchestrator.records import TEACHER, TrialRecord
 
@@ -215,6 +216,8 @@ def side_by_side(found: Findings) -> Table:
         ("size at fp32", lambda record: figures.cost("bytes", value(record, "bytes"))),
         ("trained for", lambda record: figures.duration(record.wall_s)),
     ]
+    if any(value(record, KNOWLEDGE) > 0 for _, record in columns):
+        facts.append((figures.COSTS[KNOWLEDGE], lambda record: figures.cost(KNOWLEDGE, value(record, KNOWLEDGE))))
     rows = [(label, *(tell(record) for _, record in columns)) for label, tell in facts]
     return Table(title="The choices, side by side", head=("", *(why for why, _ in columns)), rows=rows)
 

@@ -1,34 +1,31 @@
 """A sweep from start to finish: run it, write the report, pick and export the winner, say what is next."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from methods.parts.checkpoint import load
 from methods.parts.files import read_json
-from methods.parts.run import LocalRun
-from methods.parts.tasks import open_task
 from orchestrator import figures
 from orchestrator import records as trial_records
-from orchestrator.changes import settle, stored_plan
+from orchestrator.changes import settle
 from orchestrator.courier import Tracker
-from orchestrator.errors import SpecError
+from orchestrator.errors import INTERRUPTED
 from orchestrator.export import export
 from orchestrator.findings import Findings, commands, findings
 from orchestrator.folder import SweepFolder
 from orchestrator.front import best_within, value
-from orchestrator.job import measure
 from orchestrator.ledger import Watcher
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
+from orchestrator.quota import resolve_quota
 from orchestrator.records import TrialRecord
 from orchestrator.report import write_report
 from orchestrator.reporter import Reporter
 from orchestrator.spool import Destination
 from orchestrator.sweep import SweepResult, run_sweep
 
-NO_WINNER, INTERRUPTED = 3, 130
-"""Exit codes of a sweep that ended without a model within its budget, and of one that is to go on later."""
+NO_WINNER = 3
+"""Exit code of a sweep that ended without a model within its budget."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +114,7 @@ def trial_table(found: Findings) -> list[str]:
 
 def run_to_the_end(plan: Plan, folder: SweepFolder, *, accept_changes: bool, quiet: bool) -> Ended:
     """Runs or continues a sweep, then makes everything that is made from its records."""
+    plan = replace(plan, quota_bytes=resolve_quota(plan.spec.resources.disk, folder))  # of this folder's disk
     settle(folder, plan, accept=accept_changes)
     tracking = plan.spec.tracking
     tracker = Tracker(folder, Destination.of(folder, tracking.uri, tracking.experiment))
@@ -136,17 +134,3 @@ def run_to_the_end(plan: Plan, folder: SweepFolder, *, accept_changes: bool, qui
         winner=winner,
         exported=exported,
     )
-
-
-def measure_again(folder: SweepFolder, record: TrialRecord) -> dict[str, float]:
-    """Evaluates a stored model in this process.
-
-    Raises:
-        SpecError: the trial has no model.
-    """
-    if record.model is None:
-        raise SpecError([f"{record.trial}: no model is stored for it (status {record.status})"])
-    task = {key: value for key, value in stored_plan(folder)["spec"]["task"].items() if value is not None}
-    model = folder.path / record.model
-    run = LocalRun(folder.path, store=folder.store)
-    return measure(load(model), open_task(**task), model, run)

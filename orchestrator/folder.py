@@ -8,7 +8,8 @@
     study.db                   the Optuna study
     records/<trial>.json       one record per finished trial: the truth
     history/<trial>.jsonl      every report of a trial, one a line
-    trials/<trial>/            checkpoints of its stages; model/ is the trained student
+    lives.jsonl                what trials took in drivers that did not see their end
+    trials/<trial>/            model/ is the trained student; until it is, the checkpoints of its stages
     logs/                      the driver's and the trials' logs
     status.json                what is happening now, rewritten every second
     report.html, report.md, export/
@@ -27,6 +28,12 @@ SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 def default_root() -> Path:
     """The folder of all sweeps: `$DISTILSWEEP_HOME`, else `sweeps` in the working directory."""
     return Path(os.environ.get("DISTILSWEEP_HOME", "sweeps"))
+
+
+def existing(path: Path) -> Path:
+    """Returns the path, or the nearest folder above it that exists."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,7 @@ class SweepFolder:
         return self.path / "history" / f"{trial}.jsonl"
 
     def trial(self, trial: str) -> Path:
-        """The checkpoints of one trial's stages, and its final model in `model/`."""
+        """One trial's final model in `model/`, and as long as it may go on the checkpoints in `stages/`."""
         return self.path / "trials" / trial
 
     def log(self, name: str) -> Path:

@@ -54,6 +54,8 @@ class Job:
     orphan: bool = False
     endings: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     losses: list[str] = field(default_factory=list)
+    building: Mapping[str, Any] | None = None
+    """What it builds for all trials at present; shown, never a message."""
 
     def failure(self) -> Mapping[str, Any] | None:
         """The ending of the rank that failed first: the cause; later ones are its consequences."""
@@ -173,6 +175,7 @@ class Queue:
         """
         job.losses.append(why)
         job.endings.clear()
+        job.building = None
         self.changes += 1
         if job.stop:
             self.close(job, {"status": job.stop})

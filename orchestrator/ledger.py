@@ -7,6 +7,7 @@ nothing. Whoever wants to follow a sweep is a `Watcher`; what goes wrong in one 
 import json
 import logging
 import math
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +17,14 @@ from typing import Any, Protocol
 
 from methods.parts.layout import Layout
 from orchestrator import records as trial_records
+from orchestrator.designs import KNOWLEDGE, layout_costs
 from orchestrator.folder import SweepFolder
 from orchestrator.jobqueue import HALTED, START, Position
+from orchestrator.jsonl import mend
+from orchestrator.lives import Life, Lives
 from orchestrator.plan import Design, Plan, Refusal
 from orchestrator.records import TEACHER, TrialRecord
+from orchestrator.status import last_status
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +40,9 @@ class Watcher(Protocol):
 
     def on_report(self, trial: str, step: int, metrics: Mapping[str, float]) -> None:
         """Numbers of a running trial; those of stages before the last are named `<stage>/<metric>`."""
+
+    def on_building(self, trial: str, name: str, step: int, metrics: Mapping[str, float]) -> None:
+        """A trial builds something for all: numbers to be shown, that belong to no trial."""
 
     def on_record(self, record: TrialRecord) -> None:
         """A trial has ended, or a design was refused."""
@@ -72,6 +80,8 @@ class Live:
     stage: str = ""
     stopped: str = ""
     """Why the stop rule ended it."""
+    building: Mapping[str, Any] | None = None
+    """`name`, `step` and `metrics` of what it builds for all trials at present."""
 
 
 class Ledger:
@@ -84,14 +94,17 @@ class Ledger:
         self.curves: dict[str, Curve] = {}
         self.lock = threading.RLock()
         self._watchers = tuple(watchers)
+        self._lives = Lives(folder.file("lives.jsonl"))
+        self._lives.take_up(last_status(folder))
         for record in self.records.values():
+            self._drop_stages(record.trial)  # a driver may have died between the record and this
             if record.status in ("done", "stopped") and record.trial != TEACHER:
-                self.curves[record.trial], _ = recall(folder.history(record.trial), record.costs)
+                self.curves[record.trial], _ = recall(folder.history(record.trial), self._compared(record.costs))
                 self.curves[record.trial].finished = True
 
     def open(self, trial: str, design: Design) -> dict[str, Any]:
         """A trial begins, or goes on where its history ends; returns what its proxy is given."""
-        curve, at = recall(self.folder.history(trial), design.costs)
+        curve, at = recall(self.folder.history(trial), self._compared(design.costs))
         with self.lock:
             if trial != TEACHER:
                 self.curves[trial] = curve
@@ -117,8 +130,18 @@ class Ledger:
         prefix = "" if body["final"] else f"{body['stage']}/"
         self.tell("on_report", trial, body["step"], {prefix + name: value for name, value in numbers.items()})
 
+    def building(self, notes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Tells the watchers what trials build for all at present; it enters no history, record or decision."""
+        with self.lock:
+            live = dict(self.live)
+        for trial, item in live.items():
+            note = notes.get(trial)
+            if note is not None and note != item.building:
+                self.tell("on_building", trial, note["name"], note["step"], note["metrics"])
+            item.building = note
+
     def close(self, trial: str, end: Mapping[str, Any]) -> TrialRecord | None:
-        """A trial has ended: writes its record. None if it was only interrupted and is to go on later.
+        """A trial has ended: writes its record and drops its checkpoints. None if it is only to go on later.
 
         Args:
             trial: Its name.
@@ -126,9 +149,14 @@ class Ledger:
         """
         live = self.live[trial]
         record = None
+        seconds = float(end.get("seconds", time.time() - live.started_s))
+        life = Life(began_s=live.started_s, seconds=seconds, attempts=int(end.get("attempts", 1)))
         if live.stopped or end["status"] != HALTED:
-            record = self._record(trial, live, end)
+            record = self._record(trial, live, end, self._lives.whole(trial, life))
             trial_records.write(self.folder, record)
+            self._drop_stages(trial)
+        else:
+            self._lives.add(trial, life)
         with self.lock:
             del self.live[trial]
             if record is not None:
@@ -174,7 +202,7 @@ class Ledger:
         spec = self.plan.spec
         return {
             "kind": "teacher" if trial == TEACHER else "trial",
-            "task": spec.task.model_dump(mode="json"),
+            "task": spec.task_arguments(),
             "teacher": spec.teacher.model_dump(mode="json"),
             "folder": str(self.folder.trial(trial)),
             "method": design.method,
@@ -182,7 +210,16 @@ class Ledger:
             "seed": spec.search.seed,
         }
 
-    def _record(self, trial: str, live: Live, end: Mapping[str, Any]) -> TrialRecord:
+    def _drop_stages(self, trial: str) -> None:
+        """Removes the checkpoints of a trial that will not go on."""
+        shutil.rmtree(self.folder.trial(trial) / "stages", ignore_errors=True)
+
+    def _compared(self, costs: Mapping[str, float]) -> dict[str, float]:
+        """The costs in which trials are compared; stored knowledge is none of the model's, so it must be asked for."""
+        aims = self.plan.spec.objectives
+        return {name: cost for name, cost in costs.items() if name != KNOWLEDGE or name in aims}
+
+    def _record(self, trial: str, live: Live, end: Mapping[str, Any], life: Life) -> TrialRecord:
         result: Mapping[str, Any] = end.get("result") or {}
         metrics = result.get("metrics", {}) if end["status"] == "done" else live.curve.last
         layout = result.get("layout") or live.design.layout.to_json()
@@ -197,11 +234,11 @@ class Ledger:
             status=status,
             reason=reason,
             layout=layout,
-            costs=self._costs(layout),
+            costs=self._costs(layout, live.design),
             metrics={name: float(value) for name, value in metrics.items() if math.isfinite(value)},
-            attempts=int(end.get("attempts", 1)),
-            started_s=live.started_s,
-            wall_s=float(end.get("seconds", time.time() - live.started_s)),
+            attempts=life.attempts,
+            started_s=life.began_s,
+            wall_s=life.seconds,
             model=f"trials/{trial}/{result['model']}" if result.get("model") else None,
             log=f"logs/{trial}.log" if self.folder.log(trial).exists() else None,
             notes=result.get("notes", {}),
@@ -218,10 +255,10 @@ class Ledger:
         score = metrics.get("score", math.nan)
         return ("done", "") if math.isfinite(score) else ("failed", f"its score is {score}")
 
-    def _costs(self, layout: Mapping[str, Any]) -> dict[str, float]:
-        """What the model that came out really costs, whatever was planned."""
-        shape = Layout.from_json(dict(layout))
-        return {"params": shape.params(), "bytes": shape.bytes(), "flops": shape.flops(self.plan.task.max_length)}
+    def _costs(self, layout: Mapping[str, Any], design: Design) -> dict[str, float]:
+        """What the model that came out really costs, whatever was planned; stored knowledge stays a prediction."""
+        shape, knowledge = Layout.from_json(dict(layout)), design.costs.get(KNOWLEDGE, 0)
+        return layout_costs(shape, self.plan.task.max_length, knowledge)
 
 
 def recall(path: Path, costs: Mapping[str, float]) -> tuple[Curve, Position]:
@@ -234,13 +271,5 @@ def recall(path: Path, costs: Mapping[str, float]) -> tuple[Curve, Position]:
 
 
 def read_history(path: Path) -> Iterator[dict[str, Any]]:
-    """The reports of a trial; a line that a dying driver tore is cut off, so that the next one starts on its own."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with path.open("r+b") as stream:
-            stream.truncate(whole)
-    for line in content[:whole].splitlines():
-        yield json.loads(line)
+    """The reports of a trial, but a line that a dying driver tore."""
+    yield from map(json.loads, mend(path).splitlines())

@@ -8,8 +8,8 @@ from typing import Any
 from methods.parts.layout import Layout
 from orchestrator.errors import SpecError, SweepError
 from orchestrator.front import best_within, front, knee, smallest_within, value, within_noise
+from orchestrator.limits import read_budget
 from orchestrator.records import TEACHER, TrialRecord
-from orchestrator.sections import read_budget
 from orchestrator.wording import nearest
 
 RULES = ("best", "noise", "knee", "smallest")

@@ -6,26 +6,35 @@ numbers, so a design over the budget never reaches a worker, and `make_plan` ref
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
+from methods.parts.knowledge import knowledge_bytes
 from methods.parts.layout import Layout
 from methods.parts.tasks import Task
 from orchestrator.cluster import Cluster, this_machine
 from orchestrator.configs import Method, build, combine, config_json, load_method
-from orchestrator.designs import Design, Feasible, Refusal, complete, estimate
+from orchestrator.designs import KNOWLEDGE, Design, Feasible, Refusal, complete, estimate, layout_costs
+from orchestrator.figures import cost
+from orchestrator.folder import SweepFolder, default_root
+from orchestrator.hubcache import tokenizer_at_hand
+from orchestrator.lengths import RowLengths, predict_lengths
 from orchestrator.methodspec import MethodSpec
-from orchestrator.preflight import check_rows, planned_task, raise_all, teacher_layout, teacher_section, teacher_source
+from orchestrator.preflight import planned_task, raise_all, teacher_layout, teacher_section, teacher_source
+from orchestrator.quota import resolve_quota
 from orchestrator.space import Sample
 from orchestrator.spec import SweepSpec
 from orchestrator.wording import Key
 
 __all__ = ["Design", "Plan", "Refusal", "describe", "make_plan"]
 
-ARITHMETIC = ("params", "bytes", "flops")
-"""Costs known from the layout alone."""
+ARITHMETIC = ("params", "bytes", "flops", KNOWLEDGE)
+"""Costs known before anything is trained."""
+
+PREDICTED = "of knowledge predicted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +48,8 @@ class Plan:
     """Of the teacher once it is tuned on the task."""
     slots: int
     """Trials at a time."""
+    quota_bytes: int
+    """What the store may hold of the teacher's knowledge; designs that need more are distilled live."""
     package: str = "methods"
     """Where methods are looked up."""
 
@@ -57,6 +68,18 @@ class Plan:
         """The teacher as in the sweep file, with every number of its training."""
         return teacher_section(self.spec.teacher, self.package)
 
+    @cached_property
+    def lengths(self) -> RowLengths:
+        """The rows that students are distilled on, as far as they can be told beforehand."""
+        return predict_lengths(self.task, tokenizer_at_hand(teacher_source(self.spec.teacher)))
+
+    def _knowledge_bytes(self, loaded: Method, config: object) -> int:
+        """Predicts what a trial stores of the teacher's outputs, whatever the quota says."""
+        selection = loaded.knowledge(config, self.teacher_layout) if loaded.knowledge else None
+        if selection is None or not selection.storable:
+            return 0
+        return self.lengths.scaled(knowledge_bytes(selection, self.teacher_layout, self.lengths.sample))
+
     def resolve(self, method: str, sample: Sample) -> Design | Refusal:
         """Turns a sample into a complete design, or says with numbers why it is refused."""
         spec, loaded = self._loaded[method]
@@ -64,9 +87,9 @@ class Plan:
             sample = spec.space.canonical(sample)
             config = build(loaded, combine(loaded, spec.fixed, sample))
             layout = loaded.layout(config, self.teacher_layout)
+            costs = layout_costs(layout, self.task.max_length, self._knowledge_bytes(loaded, config))
         except ValueError as error:
             return Refusal(method=method, sample=sample, reason=" ".join(str(error).split()))
-        costs = {"params": layout.params(), "bytes": layout.bytes(), "flops": layout.flops(self.task.max_length)}
         if over := _over(costs, self.spec.budget):
             reason = f"{over} ({layout.describe()})"
             return Refusal(method=method, sample=sample, reason=reason, layout=layout, costs=costs)
@@ -106,6 +129,8 @@ class Plan:
             "cluster": self.cluster.to_json(),
             "slots": self.slots,
             "workers": self.spec.resources.workers,
+            "quota_bytes": self.quota_bytes,
+            "knowledge": {name: _stored(self, found) for name, found in self.feasible.items() if any(found.knowledge)},
             "feasible": {name: found.describe() for name, found in self.feasible.items()},
         }
 
@@ -129,37 +154,50 @@ def _excess(ratio: float) -> str:
     return f"by {100 * (ratio - 1):.1f} %" if ratio < 10 else f"{ratio:,.0f} times"
 
 
-def make_plan(spec: SweepSpec, cluster: Cluster | None = None, *, package: str = "methods") -> Plan:
-    """Resolves a sweep file; without a cluster, on this machine.
+def make_plan(
+    spec: SweepSpec, cluster: Cluster | None = None, *, package: str = "methods", root: Path | None = None
+) -> Plan:
+    """Resolves a sweep file.
+
+    Args:
+        spec: the file.
+        cluster: where it runs; None is this machine.
+        package: where methods are looked up.
+        root: the folder of all sweeps, whose disk counts; None is the default one.
 
     Raises:
         PlanError: data, teacher, cluster or budget do not go together; every problem found, one a line.
     """
     cluster = cluster or this_machine()
     problems = [*_unmeasured(spec), *_misfits(spec, cluster)]
-    task, layout = None, None
-    try:
-        task = planned_task(spec.task)
-        check_rows(task, spec.task)
-    except (ValueError, OSError) as error:
-        problems.append(_at(spec, "task", error))
+    layout = None
+    task, faults = planned_task(spec.task_arguments())
+    problems += [_at(spec, section, fault) for section, fault in faults]
     try:
         layout = teacher_layout(spec.teacher, task, package) if task else None
     except (ValueError, OSError) as error:
-        problems.append(_at(spec, "teacher", error))
+        problems.append(_at(spec, "teacher", str(error)))
     raise_all(problems)
     assert task is not None
     assert layout is not None
     slots = spec.resources.slots if spec.resources.slots != "auto" else cluster.num_trials(spec.resources)
     slots = min(int(slots), spec.search.trials)
-    plan = Plan(spec=spec, cluster=cluster, task=task, teacher_layout=layout, slots=slots, package=package)
+    plan = Plan(
+        spec=spec,
+        cluster=cluster,
+        task=task,
+        teacher_layout=layout,
+        slots=slots,
+        quota_bytes=resolve_quota(spec.resources.disk, SweepFolder(root or default_root(), spec.name)),
+        package=package,
+    )
     raise_all(_infeasible(plan))
     return plan
 
 
-def _at(spec: SweepSpec, section: str, error: Exception) -> str:
-    """Says an error on the line of its section."""
-    return spec.source.say((section,), " ".join(str(error).split()))
+def _at(spec: SweepSpec, section: str, text: str) -> str:
+    """Says a problem on the line of its section."""
+    return spec.source.say((section,), " ".join(text.split()))
 
 
 def _unmeasured(spec: SweepSpec) -> list[str]:
@@ -215,6 +253,8 @@ def describe(plan: Plan) -> list[str]:
         resolved = plan.resolve(name, complete(space, start))
         if isinstance(resolved, Refusal):
             lines.append(f"           start point {index} will be refused: {resolved.reason}")
+        elif (size := resolved.costs[KNOWLEDGE]) > plan.quota_bytes:
+            lines.append(f"           start point {index} will be distilled live: {cost(KNOWLEDGE, size)} {PREDICTED}")
     limits = ", ".join(f"{name} <= {limit:,.0f}" for name, limit in spec.budget.items())
     goals = ", ".join(f"{name} {direction}" for name, direction in spec.objectives.items())
     return [
@@ -223,4 +263,29 @@ def describe(plan: Plan) -> list[str]:
         f"search     {spec.search.trials} trials, {spec.search.sampler}, seed {spec.search.seed}; {goals}",
         f"cluster    {plan.cluster.name}: {plan.cluster.describe()}",
         f"slots      {plan.slots} trials at a time, {spec.resources.workers} workers each, {spec.resources.gang} gangs",
+        f"disk       at most {cost(KNOWLEDGE, plan.quota_bytes)} of stored knowledge, all trials together",
+        *_knowledge_lines(plan),
     ]
+
+
+def _stored(plan: Plan, found: Feasible) -> dict[str, Any]:
+    """What the designs of a method that were tried would store."""
+    sizes = found.knowledge
+    live = sum(size > plan.quota_bytes for size in sizes)
+    return {"smallest_bytes": min(sizes), "largest_bytes": max(sizes), "designs": len(sizes), "live": live}
+
+
+def _knowledge_lines(plan: Plan) -> Iterator[str]:
+    """Tells what methods would store of the teacher's outputs, and what of it does not fit."""
+    for name, found in plan.feasible.items():
+        if not any(found.knowledge):
+            continue
+        stored = _stored(plan, found)
+        span = f"{cost(KNOWLEDGE, stored['smallest_bytes'])} to {cost(KNOWLEDGE, stored['largest_bytes'])}"
+        yield f"knowledge  {name}: {span} {PREDICTED} for {plan.lengths.describe()}"
+        if stored["live"]:
+            text = f"{stored['live']} of the {stored['designs']} designs tried do not fit and will be distilled live"
+            yield f"           {text}: the teacher runs beside them"
+    sizes = {size for found in plan.feasible.values() for size in found.knowledge if size <= plan.quota_bytes}
+    if sum(sizes) > plan.quota_bytes:
+        yield "           what is stored adds up: trials that come when the disk quota is full are distilled live"

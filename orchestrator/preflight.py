@@ -9,44 +9,67 @@ from collections.abc import Mapping
 from typing import Any
 
 from methods.parts import agreement, checkpoint
+from methods.parts.corpus import check_corpus
 from methods.parts.layout import Layout
 from methods.parts.tasks import Task, open_task
 from methods.parts.teacher import check_labels
 from orchestrator.configs import build, combine, config_json, load_method
 from orchestrator.errors import PlanError
-from orchestrator.sections import TaskSection, TeacherSection
-from orchestrator.speccheck import TEACHER_METHOD
+from orchestrator.hubcache import check_data_reachable, check_reachable
+from orchestrator.sections import TeacherSection
+from orchestrator.speccheck import DATA, TEACHER_METHOD
 from orchestrator.teachers import checkpoint_folder, scratch_layout
 
 
-def planned_task(section: TaskSection) -> Task:
-    """Opens the task of a sweep.
+def planned_task(arguments: Mapping[str, Any]) -> tuple[Task | None, list[tuple[str, str]]]:
+    """Opens the task of a sweep with its augmented set and its corpus, and reads every row of the user's own files.
 
-    Raises:
-        ValueError: no such task or file, or a bad value.
+    Args:
+        arguments: those of `open_task`; `augmented` and `corpus` where there is one.
+
+    Returns:
+        The task, and every problem as a pair of section and text; no task if there is a problem.
     """
-    return open_task(
-        section.name,
-        section.data,
-        max_length=section.max_length,
-        limit=section.limit,
-        columns=section.columns,
-        metric=section.metric,
-        seed=section.seed,
-    )
+    own = {key: value for key, value in arguments.items() if key not in DATA}
+    more = {key: arguments[key] for key in DATA if key in arguments}
+    problems = []
+    try:
+        if own["data"] is None:
+            check_data_reachable(own["name"])
+        _check_rows(open_task(**own), own)
+    except (ValueError, OSError) as error:
+        return None, [("task", str(error))]
+    for key, path in more.items():
+        try:
+            _CHECKS[key](open_task(**own, **{key: path}))
+        except (ValueError, OSError) as error:
+            problems.append((key, str(error).removeprefix(f"{key}: ")))
+    return None if problems else open_task(**arguments), problems
 
 
-def check_rows(task: Task, section: TaskSection) -> None:
-    """Reads every row of the user's own files once.
-
-    Raises:
-        ValueError: a bad row, with file and line, or a split without rows.
-    """
-    if section.data is None:
+def _check_rows(task: Task, arguments: Mapping[str, Any]) -> None:
+    """Reads the labelled rows of the user's own files once."""
+    if arguments["data"] is None:
         return
     for split in ("train", "dev"):
         if not len(task.read(split)):
             raise ValueError(f"task {task.name}: split {split}: found no row, allowed is at least 1")
+
+
+def _check_augmented(task: Task) -> None:
+    """Reads the augmented rows once, as a stream."""
+    assert task.augmented is not None
+    if not sum(len(chunk) for chunk in task.augmented.chunks()):
+        raise ValueError(f"{task.augmented.files[0]}: found no row that can be used, allowed is at least 1")
+
+
+def _check_corpus(task: Task) -> None:
+    """Reads the corpus once."""
+    assert task.corpus is not None
+    check_corpus(task.corpus)
+
+
+_CHECKS = {"augmented": _check_augmented, "corpus": _check_corpus}
 
 
 def teacher_source(section: TeacherSection) -> str:
@@ -88,6 +111,7 @@ def teacher_layout(section: TeacherSection, task: Task, package: str = "methods"
 def _from_checkpoint(section: TeacherSection, task: Task) -> Layout:
     """Reads a checkpoint's layout and makes sure that its classes are the task's."""
     source = teacher_source(section)
+    check_reachable(source)
     card = checkpoint.card_of(source)
     num_outputs = card.layout.labels
     if num_outputs == 0 and section.finetune is None:

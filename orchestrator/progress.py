@@ -158,6 +158,17 @@ class Progress:
                 running.told_s = time.monotonic()
                 self._say(f"{trial} step {running.step}: score {figures.score(running.score)}")
 
+    def on_building(self, trial: str, name: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows how far the build is that a running trial does for all."""
+        with self._harmless():
+            running = self._board.running.get(trial) if self._board else None
+            if running is None:
+                return
+            running.step, running.score = f"building {name} {step}", metrics.get("score")
+            if time.monotonic() - running.told_s > LINES_EVERY_S:
+                running.told_s = time.monotonic()
+                self._say(f"{trial} {figures.building(name, step, metrics)}")
+
     def on_record(self, record: TrialRecord) -> None:
         """Shows how a trial ended."""
         with self._harmless():

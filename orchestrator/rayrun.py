@@ -46,6 +46,8 @@ class SlotSettings:
     stop_patience_s: float = 300.0
     """The same for a rank that was asked to stop: it may be in a long evaluation."""
     beat_s: float = 1.0
+    quota_bytes: int | None = None
+    """What the store may hold of teachers' knowledge; None is no limit."""
 
     @property
     def folder(self) -> SweepFolder:
@@ -93,6 +95,8 @@ class Beats(threading.Thread):
         super().__init__(name=f"beats of slot {seat.slot}", daemon=True)
         self.job = ("", "")
         """Trial and attempt that this rank works on."""
+        self.building: Mapping[str, Any] | None = None
+        """`name`, `step` and `metrics` of what it builds for all trials; told with the next beat, and only shown."""
         self._ask, self._seat, self._settings = ask, seat, settings
         self._told = ("", GO)
         self._since_s = 0.0
@@ -129,7 +133,7 @@ class Beats(threading.Thread):
 
     def _beat(self, attempt: str) -> str:
         try:
-            return str(self._ask("beat", self._seat.slot, self._seat.gang, self._seat.rank, attempt))
+            return str(self._ask("beat", self._seat.slot, self._seat.gang, self._seat.rank, attempt, self.building))
         except Exception as error:  # whatever keeps us from the broker, the gang is lost with it
             log.warning("slot %d: no answer from the broker: %s", self._seat.slot, error)
             return LOST
@@ -152,6 +156,7 @@ class RayRun(LocalRun):
             rank=seat.rank,
             world_size=seat.world,
             device=seat.device,
+            quota_bytes=settings.quota_bytes,
         )
         self._post = post
         self._num_turns = 0
@@ -161,6 +166,7 @@ class RayRun(LocalRun):
     def stage(self, name: str, *, final: bool = False) -> Iterator[Stage]:
         """A stage; its reports come after those of everything before it, and before those of everything after it."""
         self._num_turns += 1
+        self._post.beats.building = None
         with super().stage(name, final=final) as stage:
             yield stage
         self._num_turns += 1
@@ -173,6 +179,7 @@ class RayRun(LocalRun):
             Abandoned: the attempt is not wanted any more.
         """
         verdict = GO
+        self._post.beats.building = None
         if self.rank == 0:
             numbers = {name: float(value) for name, value in metrics.items()}
             name, final = (self._stage.name, self._stage.final) if self._stage else ("", False)
@@ -183,6 +190,11 @@ class RayRun(LocalRun):
             raise Abandoned(f"{self._post.trial}: this attempt was given up")
         if self._any(verdict == STOP):
             raise Stopped(f"{self._post.trial}: stopped by the sweep at step {step}")
+
+    def building(self, name: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Has the next sign of life tell how far a build is; nobody waits for it, and nothing is decided by it."""
+        numbers = {key: float(value) for key, value in metrics.items()}
+        self._post.beats.building = {"name": name, "step": step, "metrics": numbers}
 
     def poll(self) -> None:
         """Leaves when the sweep says so; after a halt one call later, so that the stage can write a checkpoint first.

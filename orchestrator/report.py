@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import figures
+from orchestrator.designs import KNOWLEDGE
 from orchestrator.findings import (
     Findings,
     Table,
@@ -114,7 +115,10 @@ def _trials(found: Findings) -> str:
     """The table of all trials, one line each; `data-v` is what a column sorts by."""
     on_front = {record.trial for record in found.front()}
     varied = varying(found)
-    columns = ["trial", "status", "method", "score", "other half", "params", "FLOPs", "time", "architecture", *varied]
+    sizes = {"params": "params", "FLOPs": "flops"}
+    if any(value(record, KNOWLEDGE) > 0 for record in found.trials):
+        sizes["knowledge"] = KNOWLEDGE
+    columns = ["trial", "status", "method", "score", "other half", *sizes, "time", "architecture", *varied]
     head = "".join(_head(name) for name in columns)
     rows = []
     for record in found.trials:
@@ -124,7 +128,7 @@ def _trials(found: Findings) -> str:
             _cell(record.method),
         ]
         cells += [_number(figures.scored(record, name), value(record, name)) for name in ("score", "held")]
-        cells += [_number(figures.cost(name, value(record, name)), value(record, name)) for name in ("params", "flops")]
+        cells += [_number(figures.cost(name, value(record, name)), value(record, name)) for name in sizes.values()]
         cells += [_number(figures.duration(record.wall_s) if record.wall_s else "-", record.wall_s or math.nan)]
         cells += [
             _cell(figures.shape(record.layout)),
@@ -141,7 +145,7 @@ def _trials(found: Findings) -> str:
 def _head(name: str) -> str:
     """A column's head; scores sort best first."""
     first = ' data-first="down"' if name in ("score", "other half") else ""
-    kind = ' class="n"' if name in ("score", "other half", "params", "FLOPs", "time") else ""
+    kind = ' class="n"' if name in ("score", "other half", "params", "FLOPs", "knowledge", "time") else ""
     return f'<th scope="col"{first}{kind}><button>{escape(name)}</button></th>'
 
 

@@ -35,6 +35,9 @@ class Reporter:
     def on_report(self, trial: str, step: int, metrics: Mapping[str, float]) -> None:
         """Nothing: the report is about trials that ended."""
 
+    def on_building(self, trial: str, name: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Nothing: the report is about trials that ended."""
+
     def on_record(self, record: TrialRecord) -> None:
         """Writes the report again, but spends on it no more than a fiftieth of the time."""
         self._records[record.trial] = record

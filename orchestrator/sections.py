@@ -4,23 +4,15 @@ Pydantic checks names, types and ranges in strict mode: nothing is coerced, unkn
 rewritten, so that a complaint about a section reads like one about anything else.
 """
 
-import math
 import re
-from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
+from orchestrator.limits import BYTES, Note, amount_of
 from orchestrator.wording import Key, found, listed, nearest, shown
 
-Note = Callable[[Key, str], None]
-"""Takes a complaint about the value at a key path below the section."""
-
 STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
-COSTS = ("params", "bytes", "flops", "latency_ms", "knowledge_bytes")
-"""What a design can cost; less is better."""
-OBJECTIVES = {"score": "max", **dict.fromkeys(COSTS, "min")}
-DEFAULT_OBJECTIVES = {"score": "max", "params": "min"}
 
 
 def _data(value: object) -> str | dict[str, str] | None:
@@ -37,6 +29,14 @@ def _slots(value: object) -> int | Literal["auto"]:
     if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return "auto" if value == "auto" else int(str(value))
     raise ValueError(found(value, "auto or a whole number of at least 1"))
+
+
+def _disk(value: object) -> int | None:
+    """Takes an amount of bytes, with or without a unit."""
+    given = amount_of(value, BYTES)
+    if value is not None and given is None:
+        raise ValueError(found(value, f"a number of at least 1, or one with a unit of {listed(BYTES)},"))
+    return None if given is None else int(given)
 
 
 def _share(value: float) -> float:
@@ -77,6 +77,14 @@ class TaskSection(BaseModel):
     columns: dict[str, str] | None = None
     metric: Text | None = None
     seed: Seed = 0
+
+
+class DataSection(BaseModel):
+    """Data beside the task's own: an augmented set, or a corpus."""
+
+    model_config = STRICT
+    data: Text
+    """A file, or for an augmented set also a folder of files; relative to the sweep file."""
 
 
 class Architecture(BaseModel):
@@ -163,6 +171,8 @@ class ResourcesSection(BaseModel):
     """Trials at a time; `auto` takes what the cluster holds."""
     gang: Literal["warm", "fresh"] = "warm"
     """Whether trials share long-lived workers or each start their own."""
+    disk: Annotated[int | None, PlainValidator(_disk)] = None
+    """Bytes of stored knowledge of teachers, e.g. `20GB`; None takes half of what is free, at most 50 GB."""
 
 
 class TrackingSection(BaseModel):
@@ -234,59 +244,3 @@ def _reworded(kind: str, key: Key, complaint: Any, model: type[BaseModel]) -> st
 def _keys_at(model: type[BaseModel], path: Key) -> list[str]:
     """Lists the keys that a section, or the section inside it, allows."""
     return list(Architecture.model_fields if path[:1] == ("architecture",) else model.model_fields)
-
-
-def read_objectives(raw: object, note: Note) -> dict[str, str]:
-    """Reads what is wanted: names of OBJECTIVES with their directions, the score among them."""
-    if not isinstance(raw, dict) or not raw:
-        note((), found(raw, f"a mapping such as {{score: max, params: min}} of {listed(OBJECTIVES)}"))
-        return {}
-    for name, direction in raw.items():
-        if name not in OBJECTIVES:
-            note((name,), f"no such objective; allowed: {listed(OBJECTIVES)}{nearest(name, OBJECTIVES)}")
-        elif direction != OBJECTIVES[name]:
-            note((name,), f"found {shown(direction)}; allowed: {OBJECTIVES[name]}")
-    if "score" not in raw:
-        note((), "the score is missing; write score: max")
-    return {name: direction for name, direction in raw.items() if isinstance(direction, str)}
-
-
-_FACTORS = {"K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
-_BYTES = {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_UNITS: dict[str, dict[str, float]] = {
-    "params": _FACTORS,
-    "flops": _FACTORS,
-    "bytes": _BYTES,
-    "knowledge_bytes": _BYTES,
-    "latency_ms": {"ms": 1, "s": 1e3},
-}
-_QUANTITY = re.compile(r"(\d+\.?\d*|\.\d+)\s*([A-Za-z]+)")
-
-
-def read_budget(raw: object, note: Note) -> dict[str, float]:
-    """Reads hard upper limits: names of COSTS with numbers, or with numbers and units such as `15M` or `60MB`."""
-    if not isinstance(raw, dict):
-        note((), found(raw, f"a mapping such as {{params: 15M}} of {listed(COSTS)}"))
-        return {}
-    budget: dict[str, float] = {}
-    for name, value in raw.items():
-        if name not in COSTS:
-            note((name,), f"no such cost; allowed: {listed(COSTS)}{nearest(name, COSTS)}")
-        elif (amount := _amount(value, _UNITS[name])) is None:
-            note((name,), found(value, f"a number of at least 1, or one with a unit of {listed(_UNITS[name])},"))
-        else:
-            budget[name] = amount if name == "latency_ms" else int(amount)
-    return budget
-
-
-def _amount(value: object, units: dict[str, float]) -> float | None:
-    """Returns an amount of at least 1 (or a microsecond), or None when the value is none."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        amount = float(value)
-    else:
-        match = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
-        if match is None or match[2] not in units:
-            return None
-        amount = round(float(match[1]) * units[match[2]], 6)
-    least = 0.001 if "ms" in units else 1
-    return amount if least <= amount and math.isfinite(amount) else None

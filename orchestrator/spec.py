@@ -14,20 +14,20 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from orchestrator.limits import DEFAULT_OBJECTIVES, read_budget, read_objectives
 from orchestrator.methodspec import MethodSpec
 from orchestrator.sections import (
-    DEFAULT_OBJECTIVES,
+    DataSection,
     ResourcesSection,
     SearchSection,
     StopSection,
     TaskSection,
     TeacherSection,
     TrackingSection,
-    read_budget,
-    read_objectives,
 )
 from orchestrator.space import Sample
 from orchestrator.speccheck import (
+    DATA,
     METHOD,
     check_finetune,
     check_keys,
@@ -40,11 +40,13 @@ from orchestrator.speccheck import (
 )
 from orchestrator.yamlfile import Document, dump, override, read
 
-SHORT = {"task": "name", "teacher": "model"}
+SHORT = {"task": "name", "teacher": "model", "augmented": "data", "corpus": "data"}
 """Sections that may be written as one name, and the key this name stands for."""
 
 SECTIONS: Mapping[str, type[BaseModel]] = {
     "task": TaskSection,
+    "augmented": DataSection,
+    "corpus": DataSection,
     "teacher": TeacherSection,
     "search": SearchSection,
     "stop": StopSection,
@@ -59,6 +61,10 @@ class SweepSpec:
 
     name: str
     task: TaskSection
+    augmented: DataSection | None = None
+    """Further training rows that students are distilled on."""
+    corpus: DataSection | None = None
+    """Text without labels."""
     teacher: TeacherSection
     methods: tuple[MethodSpec, ...]
     """One study over all of them."""
@@ -83,6 +89,14 @@ class SweepSpec:
         pairs = ((start.get(METHOD, first), start) for start in self.search.start)
         return [(method, {name: value for name, value in start.items() if name != METHOD}) for method, start in pairs]
 
+    def task_arguments(self) -> dict[str, Any]:
+        """Returns the arguments of `methods.parts.tasks.open_task`: the task with its augmented set and its corpus."""
+        return {**self.task.model_dump(mode="json"), **{key: part.data for key, part in self._data().items()}}
+
+    def _data(self) -> dict[str, DataSection]:
+        """The data sections that are written."""
+        return {key: part for key, part in (("augmented", self.augmented), ("corpus", self.corpus)) if part}
+
     def to_json(self) -> dict[str, Any]:
         """Writes the sweep file with every default spelled out; `load_spec` reads it back to an equal value."""
         methods: dict[str, Any] = {"method": {method.name: method.to_json() for method in self.methods}}
@@ -92,6 +106,7 @@ class SweepSpec:
         return {
             "name": self.name,
             "task": self.task.model_dump(mode="json", exclude_none=True),
+            **{key: part.model_dump(mode="json") for key, part in self._data().items()},
             "teacher": self.teacher.model_dump(mode="json", exclude_none=True),
             **methods,
             "objectives": dict(self.objectives),
@@ -160,6 +175,9 @@ def _read_spec(document: Document, package: str) -> SweepSpec | None:
         return None
     folder = os.path.dirname(os.path.abspath(document.file))
     parts["task"] = _task_paths(parts["task"], folder)
+    for key in DATA:
+        if parts[key] is not None:
+            parts[key] = parts[key].model_copy(update={"data": _absolute(parts[key].data, folder)})
     parts["teacher"] = _teacher_paths(parts["teacher"], folder)
     return SweepSpec(name=data["name"], methods=methods, objectives=objectives, budget=budget, source=document, **parts)
 

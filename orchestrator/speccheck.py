@@ -12,15 +12,16 @@ from pydantic import BaseModel
 from methods.parts import agreement
 from orchestrator.configs import combine, load_method, method_names
 from orchestrator.folder import SLUG
+from orchestrator.limits import Note
 from orchestrator.methodspec import MethodSpec, check_values, read_method, refusal
-from orchestrator.sections import Note, SearchSection, TaskSection, TeacherSection, read_section
+from orchestrator.sections import SearchSection, TaskSection, TeacherSection, read_section
 from orchestrator.wording import found, listed, nearest, shown
 from orchestrator.yamlfile import Document
 
 REQUIRED = ("name", "task", "teacher", "method")
-OPTIONAL = ("fixed", "space", "objectives", "budget", "search", "stop", "resources", "tracking")
-UNUSABLE = ("corpus", "augmented")
-"""Keys of the grammar for data that no method can use yet."""
+DATA = ("augmented", "corpus")
+"""Sections that are not there unless they are written."""
+OPTIONAL = (*DATA, "fixed", "space", "objectives", "budget", "search", "stop", "resources", "tracking")
 RESERVED = ("store", "mlflow.db", "mlartifacts")
 """Names that the folder of all sweeps uses itself."""
 TEACHER_METHOD = "finetune"
@@ -34,20 +35,18 @@ def note(document: Document, *prefix: str) -> Note:
     return lambda key, text: document.problem((*prefix, *key), text)
 
 
-def section(document: Document, key: str, model: type[BaseModel]) -> Any:  # noqa: ANN401  one of six models
+def section(document: Document, key: str, model: type[BaseModel]) -> Any:  # noqa: ANN401  one of the sections' models
     """Reads one section; a missing required one is complained about elsewhere."""
-    if key in REQUIRED and key not in document.data:
+    if key in (*REQUIRED, *DATA) and key not in document.data:
         return None
     return read_section(model, document.data.get(key, {}), note(document, key))
 
 
 def check_keys(document: Document) -> None:
-    """Complains about unknown, unusable and missing keys of the top level."""
+    """Complains about unknown and missing keys of the top level."""
     allowed = (*REQUIRED, *OPTIONAL)
     for key in document.data:
-        if key in UNUSABLE:
-            document.problem((key,), "no method of this sweep can use it; remove the key")
-        elif key not in allowed:
+        if key not in allowed:
             document.problem((key,), f"no such key; allowed: {listed(allowed)}{nearest(key, allowed)}")
     for key in REQUIRED:
         if key not in document.data and (key,) not in document.unread:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.folder import SweepFolder
+from orchestrator.jsonl import mend
 from orchestrator.records import write_text
 
 Event = Mapping[str, Any]
@@ -35,7 +36,7 @@ class Spool:
         self.recorded: set[str] = set()
         """Trials whose end was written."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        _cut_torn_line(path)
+        mend(path)
         self._stream = path.open("ab")
         events, _ = read(path, 0)
         for event in events:
@@ -84,16 +85,6 @@ def read(path: Path, start: int, limit: int | None = None, end: int | None = Non
 def sweep_id(path: Path) -> str:
     """What tells this sweep from another of the same name on the same server."""
     return str(read(path, 0, 1)[0][0]["id"])
-
-
-def _cut_torn_line(path: Path) -> None:
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with path.open("r+b") as stream:
-            stream.truncate(whole)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator import figures
 from orchestrator.errors import RecordError
 from orchestrator.folder import SweepFolder
+from orchestrator.quota import used_bytes
 
 FILE = "status.json"
 SILENT_S = 10.0
@@ -17,23 +18,36 @@ UNDER_WAY = ("starting", "running", "stopping")
 
 
 def read_status(folder: SweepFolder) -> dict[str, Any]:
-    """What the driver wrote last; `state` is `dead` if it should be at work and is silent.
+    """What the driver wrote last, and the size of the store; `state` is `dead` if it should be at work and is silent.
 
     Raises:
         RecordError: there is no status, or it is no JSON object.
     """
+    status = _written(folder)
+    silent_s = time.time() - status["updated_s"]
+    if status["state"] in UNDER_WAY and silent_s > SILENT_S:
+        told = f"its driver has been silent for {figures.duration(silent_s)}; run the sweep again to continue"
+        status.update(state="dead", reason=told)
+    return {**status, "store_bytes": used_bytes(folder.store)}
+
+
+def last_status(folder: SweepFolder) -> dict[str, Any]:
+    """What the last driver wrote, however it ended; empty if it wrote nothing that can be read."""
+    try:
+        return _written(folder)
+    except RecordError:
+        return {}
+
+
+def _written(folder: SweepFolder) -> dict[str, Any]:
     path = folder.file(FILE)
     try:
         status: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        silent_s = time.time() - float(status["updated_s"])
+        return {**status, "updated_s": float(status["updated_s"])}
     except FileNotFoundError:
         raise RecordError(f"{path}: not there; the sweep has not been run yet") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path}: not a readable status: {error}") from error
-    if status["state"] in UNDER_WAY and silent_s > SILENT_S:
-        told = f"its driver has been silent for {figures.duration(silent_s)}; run the sweep again to continue"
-        status.update(state="dead", reason=told)
-    return status
 
 
 def describe_status(status: Mapping[str, Any]) -> list[str]:
@@ -47,10 +61,11 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
     yield f"{status['state']}{reason}{left}"
     counts = [f"{status[name]} {name}" for name in ("done", "stopped", "failed", "refused") if status[name]]
     yield f"{', '.join(counts) or 'none ended'} of {status['planned']} planned; {status['to_come']} to come"
+    quota = figures.cost("bytes", status["quota_bytes"])
+    yield f"store    {figures.cost('bytes', status['store_bytes'])} on disk; knowledge may take {quota}"
     for item in status["running"]:
         again = f", attempt {item['attempt']}" if item["attempt"] > 1 else ""
-        score = f", score {figures.score(item['score'])}" if item["score"] is not None else ""
-        yield f"running  {item['trial']} on slot {item['slot']}: {item['stage']} step {item['step']}{score}{again}"
+        yield f"running  {item['trial']} on slot {item['slot']}: {_doing(item)}{again}"
     for item in status["waiting"]:
         yield f"waiting  {item['trial']}: {item['why']}"
     for item in status["failures"]:
@@ -58,6 +73,13 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
     for item in status["front"]:
         numbers = ", ".join(f"{name} {_number(name, item[name])}" for name in item if name != "trial")
         yield f"front    {item['trial']}: {numbers}"
+
+
+def _doing(item: Mapping[str, Any]) -> str:
+    if building := item["building"]:
+        return figures.building(building["name"], building["step"], building["metrics"])
+    score = f", score {figures.score(item['score'])}" if item["score"] is not None else ""
+    return f"{item['stage']} step {item['step']}{score}"
 
 
 def _number(name: str, number: float) -> str:

@@ -16,7 +16,7 @@ import ray
 from ray import tune
 
 from methods.parts import store
-from orchestrator.designs import Design
+from orchestrator.designs import Design, layout_costs
 from orchestrator.errors import PlanError, SweepError, TrialError
 from orchestrator.folder import SweepFolder
 from orchestrator.jobqueue import Limits
@@ -185,7 +185,9 @@ class Driver:
             self._hold()
         if self._explorer.closed:
             self._ask("hold", 0)
-        write_status(self._ledger, self._state, self.halted, self._ask("status"), len(self._slots))
+        told = self._ask("status")
+        self._ledger.building(told["building"])
+        write_status(self._ledger, self._state, self.halted, told, len(self._slots))
 
     def _ask(self, verb: str, *arguments: Any) -> Any:  # noqa: ANN401
         return patient(self._broker)(verb, *arguments)
@@ -273,6 +275,7 @@ class Driver:
             body=settings.body,
             num_threads=max(1, int(resources.cpus)),
             patience_s=settings.patience_s,
+            quota_bytes=self._plan.quota_bytes,
         )
         return replace(warm, jobs_per_gang=1) if resources.gang == "fresh" else warm
 
@@ -290,6 +293,6 @@ def teacher_design(plan: Plan) -> Design:
         sample={},
         config=dict(section.finetune or {}),
         layout=layout,
-        costs={"params": layout.params(), "bytes": layout.bytes(), "flops": layout.flops(plan.task.max_length)},
+        costs=layout_costs(layout, plan.task.max_length),
         key=plan.hash(),
     )

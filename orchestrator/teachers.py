@@ -104,7 +104,7 @@ def _from_scratch(task: Task, architecture: Json, run: Run) -> Path:
         initialise(model, inner.seed, architecture["init_std"])
         save(model, folder / "model", tokenizer=folder / "tokenizer", labels=task.labels or None)
 
-    inputs: dict[str, JsonValue] = {"task": task.fingerprint, "architecture": dict(architecture)}
+    inputs: dict[str, JsonValue] = {"task": task.labelled, "architecture": dict(architecture)}
     return run.once("scratch", inputs, write, version=SCRATCH_VERSION) / "model"
 
 
@@ -120,7 +120,7 @@ def _fine_tuned(task: Task, base: Path, numbers: Json, run: Run) -> Path:
             save(outcome.model, folder / "model", tokenizer=base, labels=task.labels or None)
 
     inputs: dict[str, JsonValue] = {
-        "task": task.fingerprint,
+        "task": task.labelled,
         "base": checkpoint_fingerprint(base),
         "finetune": config_json(config),
     }

@@ -99,7 +99,7 @@ def serve(ask: Ask, seat: Seat, beats: Beats, body: Body, settings: SlotSettings
         post = Post(order["trial"], order["attempt"], order["payload"], seat, beats, ask)
         beats.job = (post.trial, post.attempt)
         _work(post, body, guard, settings)
-        beats.job = ("", "")
+        beats.job, beats.building = ("", ""), None
 
 
 def _work(post: Post, body: Body, guard: Guard, settings: SlotSettings) -> None:

@@ -28,7 +28,7 @@ from methods.parts.stages import Snapshot
 
 def any_of_them(job: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """The body that the job names."""
-    bodies = {"walk": walk, "nothing": nothing, "leave_thread": leave_thread, "poll": poll, "stick": stick}
+    bodies = {body.__name__: body for body in (walk, nothing, leave_thread, poll, stick, build)}
     return bodies[job.get("body", "walk")](job, run)
 
 
@@ -86,6 +86,19 @@ def stick(job: Mapping[str, Any], run: Run) -> dict[str, Any]:
         raise ValueError("planned failure beside a stuck rank")
     time.sleep(120)
     return {}
+
+
+def build(job: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """Builds something for all, with reports of its own, then walks."""
+
+    def construct(folder: Path, inner: Run) -> None:
+        with inner.stage("dig"):
+            for step in range(1, 31):
+                inner.report(step, {"score": step / 100})
+                time.sleep(0.02)
+
+    run.once("pyramid", {"trial": job["folder"]}, construct)
+    return walk(job, run)
 
 
 def refuse_teacher(job: Mapping[str, Any], run: Run) -> dict[str, Any]:

@@ -77,6 +77,18 @@ def test_the_failing_rank_is_the_cause_and_the_others_are_told(ask: Callable[...
     assert ask("recv", "t0", 0)["end"]["error"] == "ValueError: cause"
 
 
+def test_what_is_built_for_all_comes_with_the_beat_of_rank_0_and_goes_with_the_gang(ask: Callable[..., Any]) -> None:
+    attempt = serve(ask, "t0", world=2)
+    note = {"name": "teacher", "step": 3, "metrics": {"score": 0.5}}
+    ask("beat", 0, "gang", 0, attempt, note)
+    ask("beat", 0, "gang", 1, attempt)
+    ask("beat", 0, "gang", 0, "an earlier attempt", {**note, "step": 9})
+    assert ask("status")["building"] == {"t0": note}
+    assert ask("recv", "t0", 0) is None, "it is no message"
+    ask("hello", 0, "another", 2)
+    assert ask("status")["building"] == {}
+
+
 def test_a_silent_rank_loses_the_gang_and_the_job_goes_to_the_front(ask: Callable[..., Any], clock: Clock) -> None:
     first = serve(ask, "t0", world=2)
     ask("submit", "t1", {})

@@ -57,9 +57,15 @@ def distilsweep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     return Told(monkeypatch, capsys)
 
 
+def test_a_doctor_with_a_complaint_ends_with_1(distilsweep: Told) -> None:
+    code, said, _ = distilsweep("doctor", "--folder", "/dev/null/sweeps")
+    assert code == 1
+    assert "NO " in said
+
+
 def test_methods_are_listed(distilsweep: Told) -> None:
-    assert distilsweep("methods") == (0, "finetune\nrosita\n", "")
-    assert json.loads(distilsweep("methods", "--json")[1]) == ["finetune", "rosita"]
+    assert distilsweep("methods") == (0, "finetune\nhsk\nrosita\ntinybert\n", "")
+    assert json.loads(distilsweep("methods", "--json")[1]) == ["finetune", "hsk", "rosita", "tinybert"]
 
 
 def test_init_copies_a_shipped_file_and_overwrites_nothing(

@@ -40,11 +40,23 @@ SWEEP_FILES: list[tuple[str, str, str]] = [
         VALID + "name: b\n",
         "sweep.yaml:15: name: the key is given twice, first at sweep.yaml:1; keep one",
     ),
-    ("a corpus", VALID + "corpus: {data: x}\n", "sweep.yaml:15: corpus: no method of this sweep can use it"),
+    ("a corpus without a path", VALID + "corpus: {}\n", "sweep.yaml:15: corpus.data: missing"),
+    ("a corpus that is not there", VALID + "corpus: no.txt\n", "sweep.yaml:15: corpus: looked for no.txt, a text file"),
+    ("a corpus as a list", VALID + "corpus: [a]\n", 'sweep.yaml:15: corpus: found ["a"]; a mapping with the keys data'),
     (
-        "augmented data",
+        "augmented data that is not there",
         VALID + "augmented: {data: x}\n",
-        "sweep.yaml:15: augmented: no method of this sweep can use it",
+        "sweep.yaml:15: augmented: looked for files ending in .csv, .tsv, .jsonl, .parquet at x; x is not there",
+    ),
+    (
+        "augmented data with a key",
+        VALID + "augmented: {data: x, limit: 3}\n",
+        "sweep.yaml:15: augmented.limit: no such key; allowed: data",
+    ),
+    (
+        "augmented data as a number",
+        VALID + "augmented: {data: 3}\n",
+        "sweep.yaml:15: augmented.data: found 3; text is due",
     ),
     # the name
     (

@@ -65,6 +65,7 @@ def test_a_sample_becomes_a_complete_design(tmp_path: Path) -> None:
         "params": found.layout.params(),
         "bytes": found.layout.params() * 4,
         "flops": found.layout.flops(32),
+        "knowledge_bytes": 0,
     }
     assert list(found.sample) == ["heads", "layers", "lr"]
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from orchestrator import figures
 from orchestrator.front import front
 from orchestrator.plan import Plan
 from orchestrator.progress import Board, Progress, Running
@@ -151,6 +152,33 @@ def test_a_stage_before_the_last_is_named(plan: Plan, sweep: list[TrialRecord]) 
     progress.on_trial("t0001", design(plan, sweep[2]))
     progress.on_report("t0001", 40, {"depth/score": 0.7, "depth/loss": 0.2})
     assert "t0001 step depth 40: score -" in stream.getvalue()
+
+
+def test_a_build_for_all_is_shown_until_the_trial_itself_reports(plan: Plan, sweep: list[TrialRecord]) -> None:
+    stream = io.StringIO()
+    progress = Progress(Console(file=stream, width=200), plain=True)
+    progress.on_start(plan)
+    progress.on_trial("t0001", design(plan, sweep[2]))
+    progress.on_building("t0001", "teacher", 400, {"score": 0.93, "loss": 0.2})
+    progress.on_building("t0009", "teacher", 500, {})
+    assert "t0001 building teacher: step 400, score 0.9300\n" in stream.getvalue()
+    assert "t0009" not in stream.getvalue()
+    table = io.StringIO()
+    Console(file=table, width=200).print(progress)
+    assert "building teacher 400" in table.getvalue()
+    assert "0.9300" in table.getvalue()
+    progress.on_report("t0001", 1, {"score": 0.5})
+    table = io.StringIO()
+    Console(file=table, width=200).print(progress)
+    assert "building" not in table.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "told"),
+    [({}, ""), ({"loss": 0.25}, ", loss 0.2500"), ({"progress": 0.256}, ", progress 26 %")],
+)
+def test_a_build_says_the_number_it_has(metrics: dict[str, float], told: str) -> None:
+    assert figures.building("knowledge", 7, metrics) == f"building knowledge: step 7{told}"
 
 
 def test_the_front_grows_as_if_made_at_once(plan: Plan, sweep: list[TrialRecord]) -> None:

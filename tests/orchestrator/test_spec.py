@@ -10,7 +10,7 @@ from orchestrator.errors import SpecError
 from orchestrator.sections import ResourcesSection, StopSection
 from orchestrator.space import Choice, Float, Int
 from orchestrator.spec import SweepSpec, load_spec
-from tests.orchestrator.sweepfiles import PAPERS, changed, load, write
+from tests.orchestrator.sweepfiles import PAPERS, changed, load, plan, problems, write
 
 
 def again(folder: Path, spec: SweepSpec) -> SweepSpec:
@@ -224,3 +224,39 @@ def test_sections_are_frozen() -> None:
         ResourcesSection().cpus = 3.0  # type: ignore[misc]
     with pytest.raises(ValueError, match="found rungs"):
         StopSection(rungs=(3, 1))
+
+
+def test_an_augmented_set_and_a_corpus_are_part_of_the_spec_and_of_the_jobs_task(tmp_path: Path) -> None:
+    long = changed() + "augmented: {data: more}\ncorpus: {data: ../text.txt}\n"
+    spec = load(tmp_path, long)
+    assert load(tmp_path, changed() + "augmented: more\ncorpus: ../text.txt\n") == spec
+    assert spec.augmented is not None
+    assert spec.task_arguments()["augmented"] == spec.augmented.data == str(tmp_path / "more")
+    assert spec.task_arguments()["corpus"] == str(tmp_path.parent / "text.txt")
+    assert spec.to_json()["corpus"] == {"data": str(tmp_path.parent / "text.txt")}
+    assert again(tmp_path, spec) == spec
+    plain = load(tmp_path)
+    assert (plain.augmented, plain.corpus) == (None, None)
+    assert {"augmented", "corpus"} & {*plain.to_json(), *plain.task_arguments()} == set()
+    assert len({plain.hash(), spec.hash(), load(tmp_path, long, "corpus.data=other.txt").hash()}) == 3
+
+
+def test_a_plan_reads_the_augmented_set_and_the_corpus_once(tmp_path: Path) -> None:
+    text = changed() + "augmented: more.csv\ncorpus: text.txt\n"
+    more, corpus = tmp_path / "more.csv", tmp_path / "text.txt"
+    more.write_text("text,label\nthe dogs run,acceptable\nthe dogs runs,wrong\n")
+    corpus.write_bytes(b"One.\n\xff\n")
+    assert problems(tmp_path, text) == [
+        "sweep.yaml:15: augmented: more.csv:3: label: found 'wrong', expected one of 'unacceptable', 'acceptable'",
+        "sweep.yaml:16: corpus: text.txt:2: bytes: found b'\\xff\\n', expected UTF-8",
+    ]
+    more.write_text("text,label\nthe dogs run,acceptable\n")
+    corpus.write_text("\n \n")
+    assert problems(tmp_path, text) == [
+        "sweep.yaml:16: corpus: text.txt: found blank lines only, expected one sentence a line"
+    ]
+    corpus.write_text("One.\n\nTwo.\n")
+    first = plan(tmp_path, text)
+    assert first.task.corpus == corpus
+    more.write_text("text,label\nthe cats run,acceptable\n")
+    assert len({first.hash(), plan(tmp_path, text).hash(), plan(tmp_path).hash()}) == 3

@@ -57,6 +57,9 @@ class Diary:
         if self._stop_after and len(self.reports) == self._stop_after:
             self._folder.file("stop").touch()
 
+    def on_building(self, trial: str, name: str, step: int, metrics: Mapping[str, float]) -> None:
+        self.events.append(("building", trial))
+
     def on_record(self, record: TrialRecord) -> None:
         assert records.read_one(self._folder.record(record.trial)) == record, "told only when it is on disk"
         self.events.append(("record", record.trial))
@@ -219,6 +222,10 @@ def test_a_killed_driver_and_a_stop_request_lose_nothing(tmp_path: Path) -> None
     resumed = [record for record in result.records if record.notes["started_at"] > 0]
     assert "t0001" in {record.trial for record in resumed}
     assert len(resumed) == 2, "the one that was killed and the one that was asked to stop"
+    for record in resumed:
+        assert record.attempts == 2, "one in each driver"
+        assert record.wall_s > 3.9, "40 steps of 0.1 s, whoever saw them"
+    assert not list((tmp_path / "toy" / "trials").glob("*/stages")), "no checkpoint outlives its record"
     assert len({record.key for record in result.records}) == 4
 
 

@@ -85,6 +85,26 @@ def test_jobs_are_done_in_order_and_told_in_full(ask: Slow, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("slot")
+def test_a_build_for_all_is_seen_while_it_lasts_and_reported_nowhere(ask: Slow, tmp_path: Path) -> None:
+    payload = {"config": {}, "folder": str(tmp_path / "bench" / "trials" / "t0"), "seed": 3, "body": "build"}
+    messages: list[Mapping[str, Any]] = []
+    job = threading.Thread(target=relay, args=(ask, "t0", payload, START, messages.append))
+    job.start()
+    seen: list[Mapping[str, Any]] = []
+    while job.is_alive():
+        seen += ask("status")["building"].values()
+        time.sleep(0.01)
+    job.join()
+    steps = [note["step"] for note in seen]
+    assert steps == sorted(steps)
+    assert steps[0] < steps[-1]
+    assert {note["name"] for note in seen} == {"pyramid"}
+    assert all(note["metrics"] == {"score": note["step"] / 100} for note in seen)
+    assert [message.get("stage") for message in messages] == ["walk"] * 3 + [None], "no report of the build among them"
+    assert messages[-1]["end"]["status"] == "done"
+
+
+@pytest.mark.usefixtures("slot")
 def test_a_failure_is_told_in_one_line_and_logged_in_full(ask: Slow, tmp_path: Path) -> None:
     _, end = run(ask, "t0", tmp_path, crash="raise:0:1:always")
     assert (end["status"], end["error"]) == ("failed", "ValueError: planned failure at step 1 on rank 0")
