@@ -113,7 +113,7 @@ def validate(spec: Spec, overrides: Overrides = None, cluster: ClusterFile = Non
 @app.command("plan")
 def show_plan(spec: Spec, overrides: Overrides = None, cluster: ClusterFile = None, as_json: Json = False) -> None:
     """Says what a sweep will do, and what cannot fit, before anything is spent."""
-    from orchestrator.plan import describe
+    from orchestrator.plantext import describe
 
     plan = planned(spec, overrides, cluster)
     tell(as_json, plan.to_json(), describe(plan))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from methods.parts.layout import Layout
+from methods.parts.selection import Selection, merged_all
 from orchestrator.space import Sample, Scalar, Space, draw, grid
 
 MOST_LISTED = 3000
@@ -48,6 +49,8 @@ class Design:
     """See `layout_costs`."""
     key: str
     """Hash of method, configuration, task and teacher; equal keys are equal designs."""
+    knowledge: Selection | None = None
+    """What of the teacher's outputs its trial would store."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +78,8 @@ class Feasible:
     """One reason for which a sample was refused, or nothing."""
     knowledge: tuple[float, ...] = ()
     """Predicted bytes of stored knowledge of each feasible design among the tried."""
+    selections: tuple[Selection, ...] = ()
+    """Few selections that cover what these designs would store."""
 
     @property
     def exact(self) -> bool:
@@ -112,4 +117,5 @@ def estimate(space: Space, starts: Sequence[Sample], resolve: Callable[[Sample],
         smallest=min(designs, key=lambda design: design.costs["params"], default=None),
         refusal=closest.reason if closest else "",
         knowledge=tuple(design.costs[KNOWLEDGE] for design in designs),
+        selections=merged_all({design.knowledge: None for design in designs if design.knowledge}),
     )

@@ -6,7 +6,7 @@ numbers, so a design over the budget never reaches a worker, and `make_plan` ref
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,11 +14,11 @@ from typing import Any
 
 from methods.parts.knowledge import knowledge_bytes
 from methods.parts.layout import Layout
+from methods.parts.selection import Selection, merged_all
 from methods.parts.tasks import Task
 from orchestrator.cluster import Cluster, this_machine
 from orchestrator.configs import Method, build, combine, config_json, load_method
-from orchestrator.designs import KNOWLEDGE, Design, Feasible, Refusal, complete, estimate, layout_costs
-from orchestrator.figures import cost
+from orchestrator.designs import KNOWLEDGE, Design, Feasible, Refusal, estimate, layout_costs
 from orchestrator.folder import SweepFolder, default_root
 from orchestrator.hubcache import tokenizer_at_hand
 from orchestrator.lengths import RowLengths, predict_lengths
@@ -29,12 +29,10 @@ from orchestrator.space import Sample
 from orchestrator.spec import SweepSpec
 from orchestrator.wording import Key
 
-__all__ = ["Design", "Plan", "Refusal", "describe", "make_plan"]
+__all__ = ["Design", "Plan", "Refusal", "make_plan", "stored_knowledge"]
 
 ARITHMETIC = ("params", "bytes", "flops", KNOWLEDGE)
 """Costs known before anything is trained."""
-
-PREDICTED = "of knowledge predicted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +71,19 @@ class Plan:
         """The rows that students are distilled on, as far as they can be told beforehand."""
         return predict_lengths(self.task, tokenizer_at_hand(teacher_source(self.spec.teacher)))
 
-    def _knowledge_bytes(self, loaded: Method, config: object) -> int:
-        """Predicts what a trial stores of the teacher's outputs, whatever the quota says."""
+    @cached_property
+    def wishes(self) -> tuple[Selection, ...]:
+        """What trials may come to store of the teacher's outputs, in as few stores as can hold it."""
+        return merged_all(selection for found in self.feasible.values() for selection in found.selections)
+
+    def _knowledge(self, loaded: Method, config: object) -> Selection | None:
+        """What a trial stores of the teacher's outputs, whatever the quota says."""
         selection = loaded.knowledge(config, self.teacher_layout) if loaded.knowledge else None
-        if selection is None or not selection.storable:
+        return selection if selection is not None and selection.storable else None
+
+    def predicted_bytes(self, selection: Selection | None) -> int:
+        """Predicts the size of a store."""
+        if selection is None:
             return 0
         return self.lengths.scaled(knowledge_bytes(selection, self.teacher_layout, self.lengths.sample))
 
@@ -87,7 +94,8 @@ class Plan:
             sample = spec.space.canonical(sample)
             config = build(loaded, combine(loaded, spec.fixed, sample))
             layout = loaded.layout(config, self.teacher_layout)
-            costs = layout_costs(layout, self.task.max_length, self._knowledge_bytes(loaded, config))
+            knowledge = self._knowledge(loaded, config)
+            costs = layout_costs(layout, self.task.max_length, self.predicted_bytes(knowledge))
         except ValueError as error:
             return Refusal(method=method, sample=sample, reason=" ".join(str(error).split()))
         if over := _over(costs, self.spec.budget):
@@ -95,7 +103,9 @@ class Plan:
             return Refusal(method=method, sample=sample, reason=reason, layout=layout, costs=costs)
         values = config_json(config)
         key = _digest({"method": method, "config": values, "task": self.task.fingerprint, "teacher": self.teacher})
-        return Design(method=method, sample=sample, config=values, layout=layout, costs=costs, key=key)
+        return Design(
+            method=method, sample=sample, config=values, layout=layout, costs=costs, key=key, knowledge=knowledge
+        )
 
     @cached_property
     def feasible(self) -> dict[str, Feasible]:
@@ -130,7 +140,9 @@ class Plan:
             "slots": self.slots,
             "workers": self.spec.resources.workers,
             "quota_bytes": self.quota_bytes,
-            "knowledge": {name: _stored(self, found) for name, found in self.feasible.items() if any(found.knowledge)},
+            "knowledge": {
+                name: stored_knowledge(self, found) for name, found in self.feasible.items() if any(found.knowledge)
+            },
             "feasible": {name: found.describe() for name, found in self.feasible.items()},
         }
 
@@ -234,58 +246,8 @@ def _infeasible(plan: Plan) -> list[str]:
     return lines
 
 
-def describe(plan: Plan) -> list[str]:
-    """Tells a plan in lines for people."""
-    spec, task = plan.spec, plan.task
-    source = teacher_source(spec.teacher) or "trained from scratch"
-    lines = [
-        f"sweep      {spec.name} ({plan.hash()[:12]})",
-        f"task       {task.name}: {task.num_outputs} outputs, {task.metric}, {task.max_length} tokens",
-        f"teacher    {source}: {plan.teacher_layout.describe()}",
-    ]
-    for method in plan.methods:
-        found = plan.feasible[method.name]
-        lines.append(f"method     {method.name} over {', '.join(method.space.names) or 'nothing'}: {found.describe()}")
-        if found.smallest is not None:
-            lines.append(f"           smallest tried: {found.smallest.layout.describe()}")
-    for index, (name, start) in enumerate(spec.starts()):
-        space = next(method.space for method in plan.methods if method.name == name)
-        resolved = plan.resolve(name, complete(space, start))
-        if isinstance(resolved, Refusal):
-            lines.append(f"           start point {index} will be refused: {resolved.reason}")
-        elif (size := resolved.costs[KNOWLEDGE]) > plan.quota_bytes:
-            lines.append(f"           start point {index} will be distilled live: {cost(KNOWLEDGE, size)} {PREDICTED}")
-    limits = ", ".join(f"{name} <= {limit:,.0f}" for name, limit in spec.budget.items())
-    goals = ", ".join(f"{name} {direction}" for name, direction in spec.objectives.items())
-    return [
-        *lines,
-        f"budget     {limits or 'none'}",
-        f"search     {spec.search.trials} trials, {spec.search.sampler}, seed {spec.search.seed}; {goals}",
-        f"cluster    {plan.cluster.name}: {plan.cluster.describe()}",
-        f"slots      {plan.slots} trials at a time, {spec.resources.workers} workers each, {spec.resources.gang} gangs",
-        f"disk       at most {cost(KNOWLEDGE, plan.quota_bytes)} of stored knowledge, all trials together",
-        *_knowledge_lines(plan),
-    ]
-
-
-def _stored(plan: Plan, found: Feasible) -> dict[str, Any]:
+def stored_knowledge(plan: Plan, found: Feasible) -> dict[str, Any]:
     """What the designs of a method that were tried would store."""
     sizes = found.knowledge
     live = sum(size > plan.quota_bytes for size in sizes)
     return {"smallest_bytes": min(sizes), "largest_bytes": max(sizes), "designs": len(sizes), "live": live}
-
-
-def _knowledge_lines(plan: Plan) -> Iterator[str]:
-    """Tells what methods would store of the teacher's outputs, and what of it does not fit."""
-    for name, found in plan.feasible.items():
-        if not any(found.knowledge):
-            continue
-        stored = _stored(plan, found)
-        span = f"{cost(KNOWLEDGE, stored['smallest_bytes'])} to {cost(KNOWLEDGE, stored['largest_bytes'])}"
-        yield f"knowledge  {name}: {span} {PREDICTED} for {plan.lengths.describe()}"
-        if stored["live"]:
-            text = f"{stored['live']} of the {stored['designs']} designs tried do not fit and will be distilled live"
-            yield f"           {text}: the teacher runs beside them"
-    sizes = {size for found in plan.feasible.values() for size in found.knowledge if size <= plan.quota_bytes}
-    if sum(sizes) > plan.quota_bytes:
-        yield "           what is stored adds up: trials that come when the disk quota is full are distilled live"

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
 
 from methods.parts.run import LocalRun, Stopped
+from methods.parts.selection import Selection
 from methods.parts.stages import Cadence, Stage
 from orchestrator.broker import Ask, until_answered
 from orchestrator.folder import SweepFolder
@@ -48,6 +49,8 @@ class SlotSettings:
     beat_s: float = 1.0
     quota_bytes: int | None = None
     """What the store may hold of teachers' knowledge; None is no limit."""
+    wishes: tuple[Selection, ...] = ()
+    """What trials may come to ask of their teacher."""
 
     @property
     def folder(self) -> SweepFolder:
@@ -157,6 +160,7 @@ class RayRun(LocalRun):
             world_size=seat.world,
             device=seat.device,
             quota_bytes=settings.quota_bytes,
+            wishes=settings.wishes,
         )
         self._post = post
         self._num_turns = 0

@@ -276,6 +276,7 @@ class Driver:
             num_threads=max(1, int(resources.cpus)),
             patience_s=settings.patience_s,
             quota_bytes=self._plan.quota_bytes,
+            wishes=self._plan.wishes,
         )
         return replace(warm, jobs_per_gang=1) if resources.gang == "fresh" else warm
 

@@ -140,7 +140,8 @@ def open_knowledge(  # noqa: PLR0913  what is asked, of whom, about what, and ho
         selection: what to take.
         run: the world.
         mode: "auto" stores what can be stored as long as all stores stay within `run.quota_bytes` and the disk has
-            room, and runs the teacher live otherwise; "stored" insists; "live" never stores.
+            room, and runs the teacher live otherwise; "stored" insists; "live" never stores. Where one of `run.wishes`
+            holds the selection and fits too, that is stored, for the other trials' sake.
         head: kind of the teacher's classifier head; None is the checkpoint's own.
         dropout: keep the teacher's dropout active, which cannot be stored.
 
@@ -156,12 +157,14 @@ def open_knowledge(  # noqa: PLR0913  what is asked, of whom, about what, and ho
         raise ValueError(f"knowledge mode 'stored': found {what}, which differs from batch to batch; allowed is 'live'")
     if mode == "live" or dropout or not selection.storable:
         return _live(teacher, selection, run, head=head, dropout=dropout)
-    stock = _Stock(teacher, data, selection, run, head)
-    folder = stock.covering()
-    if folder is None and not stock.fits():
+    own = _Stock(teacher, data, selection, run, head)
+    folder = own.covering()
+    stocks = (_Stock(teacher, data, wish, run, head) for wish in run.wishes if _widens(wish, selection, teacher))
+    stock = next((stock for stock in (*stocks, own) if stock.fits()), None) if folder is None else own
+    if stock is None:
         if mode == "stored":
             raise ValueError(
-                f"knowledge mode 'stored': found {stock.bytes} bytes to store, allowed are {run.quota_bytes} for all "
+                f"knowledge mode 'stored': found {own.bytes} bytes to store, allowed are {run.quota_bytes} for all "
                 "stores together; select less, or raise the quota"
             )
         return _live(teacher, selection, run, head=head)
@@ -177,6 +180,12 @@ def open_knowledge(  # noqa: PLR0913  what is asked, of whom, about what, and ho
 def _live(teacher: Teacher, selection: Selection, run: Run, *, head: str | None, dropout: bool = False) -> Knowledge:
     """The checkpoint, loaded."""
     return live(load(teacher.tuned, head=head).to(run.device), selection, dropout=dropout)
+
+
+def _widens(wish: Selection, selection: Selection, teacher: Teacher) -> bool:
+    """Whether to store more than is selected; outputs alone are cheap, and often those of another teacher."""
+    depth = len(teacher.layout.layers)
+    return bool(selection.states) and max(wish.states, default=0) <= depth and wish.covers(selection)
 
 
 def _size(inputs: Mapping[str, JsonValue]) -> int:

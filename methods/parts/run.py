@@ -19,6 +19,7 @@ from methods.parts.claims import Pace
 from methods.parts.files import JsonValue, wait_for
 from methods.parts.layout import Layout
 from methods.parts.reduce import Ranked, agree_text
+from methods.parts.selection import Selection
 from methods.parts.stages import Cadence, Stage
 from methods.parts.store import Crew, Request, Site, find, once
 
@@ -93,6 +94,10 @@ class Run(Ranked, Protocol):
     def quota_bytes(self) -> int | None:
         """How much stored knowledge may take of the disk, over all trials; None is no limit."""
 
+    @property
+    def wishes(self) -> tuple[Selection, ...]:
+        """What other trials may come to ask of the teacher, so that one store is made for all."""
+
 
 @contextmanager
 def opened(stage: Stage) -> Iterator[Stage]:
@@ -128,7 +133,7 @@ class Building:
     def __init__(self, outer: Run, name: str, site: Site, cadence: Cadence) -> None:
         self._outer, self._name, self._site, self._cadence = outer, name, site, cadence
         self.rank, self.world_size, self.device = outer.rank, outer.world_size, outer.device
-        self.quota_bytes = outer.quota_bytes
+        self.quota_bytes, self.wishes = outer.quota_bytes, outer.wishes
         self.seed = site.seed
 
     def stage(self, name: str, *, final: bool = False) -> AbstractContextManager[Stage]:
@@ -198,11 +203,12 @@ class LocalRun:
         world_size: int = 1,
         device: torch.device | str = "cpu",
         quota_bytes: int | None = None,
+        wishes: tuple[Selection, ...] = (),
     ) -> None:
         self.folder = Path(folder)
         self.store = self.folder / "store" if store is None else Path(store)
         self.seed, self.rank, self.world_size, self.device = seed, rank, world_size, torch.device(device)
-        self.quota_bytes = quota_bytes
+        self.quota_bytes, self.wishes = quota_bytes, wishes
         self.reports: list[Report] = []
         self.cadence, self.pace = Cadence(), Pace()
         self._group = ""

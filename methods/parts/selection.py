@@ -13,7 +13,7 @@ References:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +127,21 @@ class Selection:
         together = self.width_scheme == "importance" and self.threshold == "example" and not self.whole
         return self.tokens == other.tokens or not together
 
+    def merged(self, other: Selection, /) -> Selection | None:
+        """The smallest selection that covers both, or None if none does."""
+        larger = self if self.states and (self.tokens or 0) >= (other.tokens or 0) else other
+        if not (self.states and other.states):
+            both = dataclasses.replace(larger, logits=self.logits or other.logits)
+        elif self.token_scheme != other.token_scheme:
+            return None
+        else:
+            rankings = dict(zip((*self.states, *other.states), (*self._rankings, *other._rankings), strict=True))
+            states = tuple(sorted(rankings))
+            ranked = tuple(rankings[state] for state in states) if larger.ranked else ()
+            logits = self.logits or other.logits
+            both = dataclasses.replace(larger, logits=logits, states=states, attention=ranked)
+        return both if both.covers(self) and both.covers(other) else None
+
     def canonical(self) -> Selection:
         """The selection with everything that has no effect put to its default: equal knowledge, equal selections."""
         if not self.states:
@@ -169,6 +184,19 @@ class Selection:
         """What decides the coordinates."""
         plain = self.canonical()
         return plain.width_scheme, plain.width, plain.threshold, plain.seed
+
+
+def merged_all(selections: Iterable[Selection]) -> tuple[Selection, ...]:
+    """Few selections that cover all of these, each merged with the first that it can be merged with."""
+    found: list[Selection] = []
+    for selection in selections:
+        for number, earlier in enumerate(found):
+            if both := earlier.merged(selection):
+                found[number] = both
+                break
+        else:
+            found.append(selection)
+    return tuple(found)
 
 
 def _one_of(field: str, found: str, allowed: Sequence[str]) -> None:

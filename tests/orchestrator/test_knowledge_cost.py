@@ -20,7 +20,8 @@ from orchestrator.findings import findings, side_by_side
 from orchestrator.folder import SweepFolder
 from orchestrator.ledger import Ledger
 from orchestrator.lengths import NUM_SAMPLED, predict_lengths
-from orchestrator.plan import Design, Plan, Refusal, describe, make_plan
+from orchestrator.plan import Design, Plan, Refusal, make_plan
+from orchestrator.plantext import describe
 from orchestrator.quota import MOST_BYTES, resolve_quota, used_bytes
 from orchestrator.report import to_html
 from orchestrator.spec import load_spec
@@ -98,7 +99,9 @@ def test_the_plan_tells_knowledge_and_what_is_distilled_live(tmp_path: Path) -> 
 def test_what_adds_up_beyond_the_quota_is_told(tmp_path: Path) -> None:
     sizes = [resolved(plan(tmp_path), states=states).costs["knowledge_bytes"] for states in (1, 4)]
     made = plan(tmp_path, f"resources.disk={int(max(sizes))}")
-    assert "what is stored adds up" in "\n".join(describe(made))
+    assert "in 1 stores" in "\n".join(describe(made))
+    made = plan(tmp_path, f"resources.disk={int(max(sizes)) - 1}")
+    assert "which is more than the disk quota" in "\n".join(describe(made))
 
 
 def test_the_quota_is_no_part_of_the_results(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from methods.parts.layout import Layout
 from orchestrator.cluster import Cluster, Node
 from orchestrator.configs import build, load_method
 from orchestrator.errors import PlanError
-from orchestrator.plan import Design, Plan, Refusal, describe, make_plan
+from orchestrator.plan import Design, Plan, Refusal, make_plan
+from orchestrator.plantext import describe
 from orchestrator.space import draw, grid
 from orchestrator.spec import load_spec
 from tests.conftest import ROOT

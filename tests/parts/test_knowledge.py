@@ -278,6 +278,18 @@ def test_of_several_stores_the_smallest_is_read(tmp_path: Path) -> None:
     assert stored_in(tmp_path, run, replace(ATTENTIVE, logits=False)).folder == large.folder
 
 
+def test_what_others_wish_for_is_stored_with_it_where_that_fits(tmp_path: Path) -> None:
+    wanted, wide = replace(FULL, states=(4,)), replace(FULL, states=(2, 4))
+    size = knowledge_bytes(wide, taught(tmp_path).layout, sentences().lengths)
+    for quota, held in ((size, wide), (size - 1, wanted)):
+        run = LocalRun(tmp_path / str(quota), quota_bytes=quota, wishes=(replace(FULL, states=(1,)), wide))
+        shelf = stored_in(tmp_path, run, wanted)
+        assert shelf.form.selection == held.canonical()
+        assert shelf.selection == wanted
+    outputs = LocalRun(tmp_path / "outputs", wishes=(wide,))
+    assert stored_in(tmp_path, outputs, Selection()).form.selection == Selection()
+
+
 def test_stores_stay_within_the_quota(tmp_path: Path) -> None:
     teacher, data = taught(tmp_path), [sentences()]
     size = knowledge_bytes(FULL, teacher.layout, data[0].lengths)

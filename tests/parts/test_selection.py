@@ -12,7 +12,7 @@ from methods.parts.batches import Batch
 from methods.parts.bert import Bert, initialise
 from methods.parts.knowledge import knowledge_bytes, live
 from methods.parts.packing import Format, Packer
-from methods.parts.selection import Selection
+from methods.parts.selection import Selection, merged_all
 from tests.parts.taught import ATTENTIVE, FULL, LAYOUT
 
 
@@ -53,6 +53,23 @@ def test_covering_is_transitive_and_costs_bytes(one: Selection, two: Selection, 
     if one.covers(two):
         assert knowledge_bytes(one, LAYOUT, [3, 9]) >= knowledge_bytes(two, LAYOUT, [3, 9])
         assert not two.covers(three) or one.covers(three)
+
+
+@given(st.lists(selections(), min_size=1, max_size=6))
+def test_merging_covers_everything_with_fewer(wanted: list[Selection]) -> None:
+    few = merged_all(wanted)
+    assert len(few) <= len(wanted)
+    assert all(any(one.covers(selection) for one in few) for selection in wanted)
+
+
+def test_states_and_tokens_merge_where_they_nest() -> None:
+    shallow, deep = Selection(states=(0, 4)), Selection(logits=False, states=(0, 2, 4))
+    assert merged_all([shallow, deep]) == (Selection(states=(0, 2, 4)),)
+    few = Selection(states=(3,), token_scheme="attention", tokens=2, attention=(4,))
+    more = Selection(states=(2, 3), token_scheme="attention", tokens=5, attention=(2, 4))
+    assert merged_all([few, more]) == (more,)
+    other = replace(few, attention=(3,))
+    assert merged_all([other, more]) == (other, more)
 
 
 @given(selections(), st.lists(st.integers(2, 12), min_size=1, max_size=5))
