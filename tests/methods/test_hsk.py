@@ -187,6 +187,7 @@ def on_ranks(rank: int, world_size: int, folder: Path, setting: Setting) -> list
     return values
 
 
+@pytest.mark.process
 def test_two_ranks_do_what_one_does(setting: Setting, tmp_path: Path) -> None:
     (tmp_path / "alone").mkdir()
     alone = on_ranks(0, 1, tmp_path / "alone", setting)

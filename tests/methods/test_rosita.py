@@ -195,6 +195,7 @@ def ranked(rank: int, world_size: int, folder: Path, setting: Setting) -> dict[s
     return {name: value.tolist() for name, value in state.items() if not name.endswith("key.bias")}
 
 
+@pytest.mark.process
 def test_two_ranks_make_the_student_that_one_makes(setting: Setting, tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     first, second = run_ranks(ranked, tmp_path / "two", setting)

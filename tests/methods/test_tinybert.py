@@ -110,6 +110,7 @@ def on_ranks(rank: int, world_size: int, folder: Path, setting: Setting) -> dict
     return {name: value.tolist() for name, value in state.items()}
 
 
+@pytest.mark.process
 def test_the_number_of_ranks_changes_nothing(setting: Setting, tmp_path: Path) -> None:
     informed = with_corpus(setting, tmp_path)
     alone = trained(informed, LocalRun(tmp_path / "alone"), **{**GENERAL, "dropout": 0.0, "accumulation": 2})

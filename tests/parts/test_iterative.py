@@ -160,6 +160,7 @@ def ranked(rank: int, world_size: int, folder: Path) -> list[float]:
     return defined(Watch(run).fit(model, tiny_target(model))).tolist()
 
 
+@pytest.mark.process
 def test_two_ranks_prune_what_one_prunes(tmp_path: Path) -> None:
     first, second = run_ranks(ranked, tmp_path)
     model = tiny_bert()

@@ -190,6 +190,7 @@ def ranked(rank: int, world_size: int, folder: Path) -> list[float]:
     return [float(state.values.sum()) for state in stored(batch).states]
 
 
+@pytest.mark.process
 def test_any_number_of_ranks_writes_the_same_bytes(tmp_path: Path) -> None:
     taught(tmp_path)
     alone = ranked(0, 1, tmp_path)
@@ -220,6 +221,7 @@ def killed(folder: str) -> None:
     stored_in(Path(folder), run)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("fatal", [True, False])
 def test_an_interrupted_build_is_continued_to_the_same_bytes(fatal: bool, tmp_path: Path) -> None:
     taught(tmp_path)
@@ -386,6 +388,7 @@ def crowded(rank: int, world_size: int, folder: Path, disk: Path, mode: Literal[
     return "stored" if isinstance(knowledge, Shelf) else "live"
 
 
+@pytest.mark.process
 def test_a_disk_that_fills_up_leaves_the_teacher_live(tmp_path: Path, small_disk: Path) -> None:
     taught(tmp_path)
     assert run_ranks(crowded, tmp_path, small_disk, "auto") == ["live"] * 2
