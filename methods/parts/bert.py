@@ -12,16 +12,20 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from functools import partial
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.parts.layers import MASKED, Encoder, Heads, Layer, Linear, Tokens
+from methods.parts.layers import MASKED, Attended, Encoder, Heads, Layer, Linear, Tokens
 from methods.parts.layout import Layout
+
+Runs: TypeAlias = Callable[[Tensor, Tensor, bool, bool], Attended]
+"""A layer, or what stands for one: states (B, L, D), additive mask, whether raw scores and [CLS] scores are wanted."""
 
 HEADS = ("plain", "relu")
 """Kinds of classifier head: dropout after the pooler's tanh, or a ReLU (the ROSITA and TinyBERT distillation code)."""
@@ -106,6 +110,7 @@ class Bert(nn.Module):
         scores: bool = False,
         cls_scores: bool = False,
         depth: int | None = None,
+        layers: Sequence[Runs] | None = None,
     ) -> Output:
         """Run the model, keeping what was asked for.
 
@@ -115,19 +120,22 @@ class Bert(nn.Module):
             scores: keep the raw attention scores.
             cls_scores: keep those of the [CLS] query alone, which cost next to nothing.
             depth: stop after this many layers, without logits; None runs them all.
+            layers: what runs in place of the model's own layers; None runs these.
 
         Raises:
             ValueError: the sequences are longer than the position table, or the model than `depth`.
         """
-        if depth is not None and not 0 <= depth <= len(self.layers):
-            raise ValueError(f"Bert(depth): found {depth}, allowed are 0 to {len(self.layers)}")
+        own = (partial(self.run_layer, number) for number in range(len(self.layers)))
+        running: Sequence[Runs] = [*own] if layers is None else layers
+        if depth is not None and not 0 <= depth <= len(running):
+            raise ValueError(f"Bert(depth): found {depth}, allowed are 0 to {len(running)}")
         length = batch.input_ids.shape[1]
         if length > self.layout.positions:
             raise ValueError(f"Bert: found sequences of {length} tokens, allowed are {self.layout.positions}")
-        states = self.bert.embeddings(batch)
+        states = self.embed(batch)
         mask = (1.0 - batch.attention_mask[:, None, None, :].to(states.dtype)) * MASKED
         every, raws, firsts = [states], [], []
-        for layer in self.layers[:depth]:
+        for layer in running[:depth]:
             states, raw, first = layer(states, mask, scores, cls_scores)
             raws.append(raw)
             firsts.append(first)
@@ -137,9 +145,17 @@ class Bert(nn.Module):
             states,
             self._classify(states[:, 0]) if depth is None else None,
             tuple(every) if hidden else None,
-            tuple(raws) if scores else None,
-            tuple(firsts) if cls_scores else None,
+            tuple(raw for raw in raws if raw is not None) if scores else None,
+            tuple(first for first in firsts if first is not None) if cls_scores else None,
         )
+
+    def embed(self, batch: Tokens) -> Tensor:
+        """States before the first layer, (B, L, D); one of the three steps that a model of other parts replaces."""
+        return cast(Tensor, self.bert.embeddings(batch))
+
+    def run_layer(self, number: int, states: Tensor, mask: Tensor, scores: bool, cls_scores: bool) -> Attended:
+        """The states after a layer, and the scores asked for; `mask` is additive, (B, 1, 1, L)."""
+        return cast(Attended, self.layers[number](states, mask, scores, cls_scores))
 
     def _classify(self, first: Tensor) -> Tensor | None:
         """Map the [CLS] states (B, D) to logits (B, C), if there is a classifier."""
@@ -166,8 +182,14 @@ class Bert(nn.Module):
             raise ValueError("Bert.mlm_logits: this model has no masked-LM head (its layout has masked_lm = False)")
         if positions.dtype != torch.bool:
             raise ValueError(f"Bert.mlm_logits(positions): found dtype {positions.dtype}, allowed is torch.bool")
-        chosen = self.cls.predictions.transform(self(batch).last[positions])
-        return self.bert.embeddings.decode(chosen) + self.cls.predictions.bias
+        return self.name_words(self.cls, self(batch).last[positions])
+
+    def name_words(self, heads: Heads, states: Tensor) -> Tensor:
+        """Map last states (N, D) to logits (N, V) by the masked-LM head."""
+        head = heads.predictions
+        chosen = head.transform(states)
+        decoded = self.bert.embeddings.decode(chosen) if head.decoder is None else head.decoder(chosen)
+        return cast(Tensor, decoded + head.bias)
 
 
 def build(layout: Layout, state: Mapping[str, Tensor], *, like: Bert) -> Bert:

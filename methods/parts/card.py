@@ -86,7 +86,7 @@ def read_card(config: Mapping[str, Any], *, masked_lm: bool = False) -> Card:
         raise ValueError(f"model_type: found {model_type!r}, allowed are {[STOCK, OWN]}")
     layout, head = _stock_layout(config) if model_type == STOCK else _own_layout(config)
     return Card(
-        layout=dataclasses.replace(layout, masked_lm=masked_lm),
+        layout=dataclasses.replace(layout, masked_lm=masked_lm, tied=layout.tied or not masked_lm),
         head=head,
         labels=_names(config, layout.labels),
         dropout=_number(config, "hidden_dropout_prob", 0.1),
@@ -124,7 +124,7 @@ def _stock_layout(config: Mapping[str, Any]) -> tuple[Layout, str]:
         ffn=ffn,
         labels=_num_labels(config),
     )
-    return layout, "plain"
+    return dataclasses.replace(layout, tied=config.get("tie_word_embeddings", True) is not False), "plain"
 
 
 def _own_layout(config: Mapping[str, Any]) -> tuple[Layout, str]:
@@ -167,6 +167,8 @@ def write_card(card: Card) -> dict[str, Any]:
         "layer_norm_eps": card.layer_norm_eps,
         "pad_token_id": 0,
     }
+    if layout.masked_lm and not layout.tied:
+        config["tie_word_embeddings"] = False
     if layout.labels:
         config["id2label"] = {str(number): name for number, name in enumerate(names)}
         config["label2id"] = {name: number for number, name in enumerate(names)}

@@ -107,6 +107,8 @@ def load(
     state = _canonical(_read_weights(folder_or_name))
     state = {name: value for name, value in state.items() if masked_lm or not name.startswith("cls.")}
     layout = card.layout
+    if not layout.tied and f"{DECODER}.weight" not in state:  # it is equal to the word table
+        layout = dataclasses.replace(layout, tied=True)
     if labels is not None:
         if labels < 1 or layout.labels not in (0, labels):
             raise ValueError(f"{folder_or_name}: found a classifier of {layout.labels} outputs, asked for are {labels}")
@@ -168,7 +170,7 @@ def _canonical(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             renamed[name] = value
     bias = renamed.pop(f"{DECODER}.bias", None)
     if bias is not None:
-        renamed.setdefault("cls.predictions.bias", bias)
+        renamed["cls.predictions.bias"] = bias  # the one that transformers adds, also where the two are not tied
     words, decoder = renamed.get("bert.embeddings.word_embeddings.weight"), renamed.get(f"{DECODER}.weight")
     if words is not None and decoder is not None and torch.equal(words, decoder):
         del renamed[f"{DECODER}.weight"]  # one that is not tied stays, to be refused as unexpected
@@ -240,6 +242,8 @@ def save(
     try:
         _copy_tokenizer(tokenizer, aside)
         state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+        if card.is_stock and f"{DECODER}.weight" in state:  # transformers ties the two biases with the tables only
+            state[f"{DECODER}.bias"] = state["cls.predictions.bias"].clone()
         save_file(state, aside / WEIGHTS, metadata={"format": "pt"})
         text = json.dumps(write_card(card), indent=2) + "\n"
         (aside / "config.json").write_text(text, encoding="utf-8")

@@ -12,7 +12,7 @@ def clip_gradients(groups: Sequence[tuple[Sequence[Tensor], float]], rule: str, 
 
     Args:
         groups: parameters (those without a gradient are passed over) and the group's own limit, which counts under
-            `tensor` and `group`.
+            `tensor` and `group`. Each group lies on one device; under `global`, all lie on the same.
         rule: `global`, `tensor`, `group` or `none`.
         clip_norm: the limit under `global`.
 
@@ -28,7 +28,7 @@ def clip_gradients(groups: Sequence[tuple[Sequence[Tensor], float]], rule: str, 
     if not owned:
         return torch.zeros(())
     norms = [torch.stack(list(torch._foreach_norm(grads))) for grads, _ in owned]
-    whole: Tensor = torch.linalg.vector_norm(torch.cat(norms))
+    whole: Tensor = torch.linalg.vector_norm(torch.cat([norm.to(norms[0].device) for norm in norms]))
     if rule == "global":
         _scale((grad for grads, _ in owned for grad in grads), whole, clip_norm)
     elif rule == "group":

@@ -57,6 +57,40 @@ def selected(teacher_layers: int, student_layers: int, *, hidden: bool) -> Selec
     return Selection(states=layer_map(teacher_layers, student_layers) if hidden else ())
 
 
+def chain_losses(
+    student: Bert,
+    known: Knowledge | None,
+    weights: tuple[float, float] = ALONE,
+    *,
+    temperature: float = 1.0,
+    compat: str | None = None,
+) -> Losses:
+    """Hidden states and predictions, both at once; without a teacher, and in a regression, labels as predictions.
+
+    Args:
+        student: the model that is trained.
+        known: gives logits, and one teacher state for each of the student's, the embedding output included.
+        weights: of the hidden states and of the predictions; 0 leaves a loss out.
+        temperature: of the predictions.
+        compat: see `methods.parts.losses.state_mse`.
+    """
+    hidden, prediction = weights
+
+    def losses(batch: Batch) -> Iterator[Sequence[Term]]:
+        lesson = None if known is None else known(batch)
+        mine, terms = student(batch, hidden=hidden > 0), list[Term]()
+        if lesson is not None and hidden:
+            terms.append(hidden * state_mse(mine.hidden, lesson, batch.attention_mask, compat=compat))
+        if lesson is None or batch.labels.is_floating_point():
+            terms.append(prediction * label_loss(mine.logits, batch.labels))
+        elif lesson.logits is not None:
+            soft = soft_cross_entropy(mine.logits, lesson.logits, temperature=temperature, mean_over_classes=True)
+            terms.append(prediction * soft)
+        yield [term for term in terms if term.weight]
+
+    return losses
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Course:
     """What all stages share."""
@@ -116,31 +150,10 @@ class Course:
         return open_knowledge(teacher, rows, selection, run, mode=mode, head=self.head, dropout=dropout)
 
     def losses(self, student: Bert, known: Knowledge | None, weights: tuple[float, float] = ALONE) -> Losses:
-        """Hidden states and predictions, both at once; without a teacher, and in a regression, labels as predictions.
-
-        Args:
-            student: the model that is trained.
-            known: gives logits, and one teacher state for each of the student's, the embedding output included.
-            weights: of the hidden states and of the predictions; 0 leaves a loss out.
-        """
-        hidden, prediction = ALONE if self.labelled else weights
+        """See `chain_losses`; without a teacher, predictions alone."""
         compat = "padding" if "padding" in self.compat else None
-
-        def losses(batch: Batch) -> Iterator[Sequence[Term]]:
-            lesson = None if known is None else known(batch)
-            mine, terms = student(batch, hidden=hidden > 0), list[Term]()
-            if lesson is not None and hidden:
-                terms.append(hidden * state_mse(mine.hidden, lesson, batch.attention_mask, compat=compat))
-            if lesson is None or batch.labels.is_floating_point():
-                terms.append(prediction * label_loss(mine.logits, batch.labels))
-            elif lesson.logits is not None:
-                soft = soft_cross_entropy(
-                    mine.logits, lesson.logits, temperature=self.temperature, mean_over_classes=True
-                )
-                terms.append(prediction * soft)
-            yield [term for term in terms if term.weight]
-
-        return losses
+        weights = ALONE if self.labelled else weights
+        return chain_losses(student, known, weights, temperature=self.temperature, compat=compat)
 
     def line(
         self, teacher: Teacher, recipe: Recipe, run: Run, *, layers: int = 0, weights: tuple[float, float] = ALONE

@@ -7,7 +7,7 @@ there are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,67 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from tokenizers import Encoding
 
-from methods.parts.examples import CHUNK, Examples
+from methods.parts.examples import CHUNK, Examples, Labels
 from methods.parts.files import JsonValue, write_json
 from methods.parts.npyfile import GrowingArray, digest_arrays
 from methods.parts.wordpiece import Pieces
+
+
+class RowArrays:
+    """The arrays of rows of tokens while they are written; `tokens.Encoded` opens them."""
+
+    def __init__(self, folder: Path, pieces: Pieces, *, start: int = 0) -> None:
+        """Begin in an existing folder.
+
+        Args:
+            folder: where the arrays go.
+            pieces: the tokenizer.
+            start: row number of the first row in the whole set.
+        """
+        self.num_rows, self.num_tokens = 0, 0
+        self._folder, self._pad, self._start = folder, pieces.pad, start
+        self._ids_type = np.uint16 if pieces.size <= 2**16 else np.uint32
+        self._arrays: dict[str, GrowingArray] = {}
+
+    def add(
+        self,
+        rows: Sequence[Sequence[int]],
+        seconds: ArrayLike,
+        labels: Labels,
+        flags: Sequence[NDArray[np.uint8]] | None = None,
+    ) -> None:
+        """Write at least one row.
+
+        Args:
+            rows: token ids.
+            seconds: for each row at which token its second text begins, or its length.
+            labels: of one kind in all calls.
+            flags: for each row one number a token.
+        """
+        ends = self.num_tokens + np.cumsum([len(row) for row in rows])
+        self._append("tokens", self._ids_type, np.concatenate([np.asarray(row, dtype=self._ids_type) for row in rows]))
+        self._append("offsets", np.int64, ends if self.num_rows else np.concatenate([[0], ends]))
+        self._append("seconds", np.int32, seconds)
+        self._append("labels", labels.dtype, labels)
+        if flags is not None:
+            self._append("sites", np.uint8, np.concatenate(flags))
+        self.num_tokens = int(ends[-1])
+        self.num_rows += len(rows)
+
+    def close(self, about: Mapping[str, JsonValue] | None = None) -> str:
+        """Finish the files, describe them, and hash their content; `about` says more of them."""
+        for array in self._arrays.values():
+            array.close()
+        content = digest_arrays(array.path for array in self._arrays.values())
+        facts: dict[str, JsonValue] = {"pad_id": self._pad, "fingerprint": content, "rows": self.num_rows}
+        write_json(self._folder / "about.json", {**facts, "start": self._start, **(about or {})})
+        return content
+
+    def _append(self, name: str, dtype: DTypeLike, values: ArrayLike) -> None:
+        """Write to an array, which the first values begin."""
+        if name not in self._arrays:
+            self._arrays[name] = GrowingArray(self._folder / f"{name}.npy", dtype)
+        self._arrays[name].append(values)
 
 
 class EncodedFiles:
@@ -33,48 +90,29 @@ class EncodedFiles:
             max_length: tokens a row is cut to, special tokens included.
             start: row number of the first row in the whole set.
         """
-        self.num_rows = 0
-        self._folder, self._pieces, self._max_length, self._start = folder, pieces, max_length, start
-        self._skipped, self._end = 0, 0
-        self._arrays: dict[str, GrowingArray] = {}
+        self._arrays = RowArrays(folder, pieces, start=start)
+        self._pieces, self._max_length = pieces, max_length
+        self._skipped = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Rows so far."""
+        return self._arrays.num_rows
 
     def add(self, examples: Examples) -> None:
         """Tokenise rows and write them; all that are added have labels of one kind, and sites or none."""
-        ids_type = np.uint16 if self._pieces.size <= 2**16 else np.uint32
         self._skipped += examples.skipped
         for first in range(0, len(examples), CHUNK):
             chunk = slice(first, first + CHUNK)
             rows = _rows(examples, chunk, self._pieces, self._max_length)
-            ends = self._end + np.cumsum([len(row.ids) for row in rows])
-            self._append("tokens", ids_type, np.concatenate([np.asarray(row.ids, dtype=ids_type) for row in rows]))
-            self._append("offsets", np.int64, ends if self.num_rows else np.concatenate([[0], ends]))
-            self._append("seconds", np.int32, [row.second for row in rows])
-            self._append("labels", examples.labels.dtype, examples.labels[chunk])
+            flags = None
             if examples.sites is not None:
                 flags = [_site_flags(row, sites) for row, sites in zip(rows, examples.sites[chunk], strict=True)]
-                self._append("sites", np.uint8, np.concatenate(flags))
-            self._end = int(ends[-1])
-            self.num_rows += len(rows)
+            self._arrays.add([row.ids for row in rows], [row.second for row in rows], examples.labels[chunk], flags)
 
     def close(self) -> None:
         """Finish the files and describe them."""
-        for array in self._arrays.values():
-            array.close()
-        content = digest_arrays(array.path for array in self._arrays.values())
-        about: dict[str, JsonValue] = {
-            "pad_id": self._pieces.pad,
-            "fingerprint": content,
-            "rows": self.num_rows,
-            "skipped": self._skipped,
-            "start": self._start,
-        }
-        write_json(self._folder / "about.json", about)
-
-    def _append(self, name: str, dtype: DTypeLike, values: ArrayLike) -> None:
-        """Write to an array, which the first values begin."""
-        if name not in self._arrays:
-            self._arrays[name] = GrowingArray(self._folder / f"{name}.npy", dtype)
-        self._arrays[name].append(values)
+        self._arrays.close({"skipped": self._skipped})
 
 
 def kept(first: int, second: int, room: int) -> tuple[int, int]:

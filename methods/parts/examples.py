@@ -137,11 +137,20 @@ def stream_lines(path: Path) -> Iterator[str]:
     """
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise bad_row(path, number, "bytes", raw[error.start : error.start + 4], "UTF-8") from None
-            yield line.removesuffix("\n").removesuffix("\r")
+            yield decoded(path, number, raw)
+
+
+def decoded(path: Path, number: int, raw: bytes) -> str:
+    """Decode line `number` of a UTF-8 file, without its end and, if it is line 1, a byte order mark.
+
+    Raises:
+        ValueError: `FILE:LINE:` of bytes that are not UTF-8.
+    """
+    try:
+        line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise bad_row(path, number, "bytes", raw[error.start : error.start + 4], "UTF-8") from None
+    return line.removesuffix("\n").removesuffix("\r")
 
 
 def stream_text(path: Path) -> Iterator[str]:

@@ -18,7 +18,7 @@ from torch import nn
 from methods.parts.batches import Batches
 from methods.parts.bert import Bert, set_dropout
 from methods.parts.checkpoint import load, save
-from methods.parts.corpus import open_corpus
+from methods.parts.corpus import open_text
 from methods.parts.files import JsonValue, read_tensors, write_tensors
 from methods.parts.knowledge import live
 from methods.parts.layerwise import Layerwise, layer_training
@@ -121,7 +121,7 @@ def general_student(general: General, corpus: Path, layout: Layout, teacher: Tea
     inputs: dict[str, JsonValue] = {
         "teacher": checkpoint_fingerprint(teacher.base),
         "tokenizer": fingerprint_of_tokenizer(teacher.tokenizer),
-        "corpus": open_corpus(corpus),
+        "corpus": open_text(corpus),
         "layout": layout.to_json(),
         "numbers": asdict(general),
     }

@@ -154,12 +154,15 @@ class Embeddings(nn.Module):
 
     def forward(self, batch: Tokens) -> Tensor:
         """Return (B, L, D)."""
+        return cast(Tensor, self.dropout(self.LayerNorm(self.total(batch))))
+
+    def total(self, batch: Tokens) -> Tensor:
+        """Add up the three tables' rows, (B, L, D)."""
         words = self.word_embeddings(batch.input_ids)
         if self.word_projection is not None:
             words = self.word_projection(words)
         positions = self.position_embeddings.weight[: batch.input_ids.shape[1]]
-        total = words + positions + self.token_type_embeddings(batch.token_type_ids)
-        return cast(Tensor, self.dropout(self.LayerNorm(total)))
+        return cast(Tensor, words + positions + self.token_type_embeddings(batch.token_type_ids))
 
     def decode(self, states: Tensor) -> Tensor:
         """Multiply (N, D) with the transposed word table: (N, V)."""
@@ -215,12 +218,13 @@ class Transform(nn.Module):
 
 
 class MaskedWords(nn.Module):
-    """The masked-LM head but for its decoder, which is the word table itself."""
+    """The masked-LM head; its decoder is missing where it is the word table itself."""
 
     def __init__(self, layout: Layout, eps: float) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(layout.vocab))
         self.transform = Transform(layout.hidden, eps)
+        self.decoder = None if layout.tied else Linear(layout.hidden, layout.vocab, bias=False)
 
 
 class Heads(nn.Module):

@@ -92,7 +92,9 @@ class Layout:
     labels: int = 2
     """Outputs of the classifier: 1 is regression, 0 is no classifier."""
     masked_lm: bool = False
-    """Whether the masked-LM head exists: transform, LayerNorm, decoder tied to the word table, bias."""
+    """Whether the masked-LM head exists: transform, LayerNorm, decoder, bias."""
+    tied: bool = True
+    """Whether the masked-LM decoder is the word table itself; without that head it says nothing."""
 
     def __post_init__(self) -> None:
         """Refuse impossible shapes."""
@@ -103,6 +105,7 @@ class Layout:
         _check_int("Layout.labels", self.labels, 0)
         _check_bool("Layout.pooler", self.pooler)
         _check_bool("Layout.masked_lm", self.masked_lm)
+        _check_bool("Layout.tied", self.tied)
         if not isinstance(self.layers, tuple) or not all(isinstance(layer, LayerLayout) for layer in self.layers):
             raise ValueError(f"Layout.layers: found {self.layers!r}, allowed is a tuple of LayerLayout")
         if not self.layers:
@@ -153,14 +156,15 @@ class Layout:
         return self.is_uniform and self.embedding_rank is None and first.width == self.hidden and first.ffn > 0
 
     def params(self) -> int:
-        """Count the parameters; the masked-LM decoder shares the word table and is counted once."""
+        """Count the parameters; a masked-LM decoder that shares the word table is counted once."""
         hidden, rank = self.hidden, self.embedding_rank
         words = self.vocab * hidden if rank is None else (self.vocab + hidden) * rank
         total = words + (self.positions + self.types + 2) * hidden
         total += sum(layer.params(hidden) for layer in self.layers)
         total += (hidden + 1) * hidden if self.pooler else 0
         total += (hidden + 1) * self.labels
-        return total + ((hidden + 3) * hidden + self.vocab if self.masked_lm else 0)
+        decoder = self.vocab * (1 if self.tied else hidden + 1)
+        return total + ((hidden + 3) * hidden + decoder if self.masked_lm else 0)
 
     def bytes(self) -> int:
         """Size of the weights in bytes at fp32."""
@@ -185,7 +189,10 @@ class Layout:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able dict that `from_json` reads back to an equal layout."""
-        return {**dataclasses.asdict(self), "layers": [dataclasses.asdict(layer) for layer in self.layers]}
+        data = {**dataclasses.asdict(self), "layers": [dataclasses.asdict(layer) for layer in self.layers]}
+        if self.tied:
+            del data["tied"]  # what was stored before there were others stays valid
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Layout:

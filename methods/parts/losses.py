@@ -33,6 +33,8 @@ class Term:
     per: str
     """What the global sum is divided by: a key of `Batch.sizes`."""
     weight: float = 1.0
+    watched: bool = False
+    """Whether it is only reported beside the losses, and no part of them."""
 
     def __rmul__(self, weight: float) -> Term:
         """Return this term with its weight multiplied, so that `0.5 * term` reads like the paper."""
@@ -68,8 +70,32 @@ def soft_cross_entropy(
     return Term("prediction", total / student.shape[-1] if mean_over_classes else total, "examples")
 
 
+def kl_divergence(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Term:
+    """Kullback-Leibler divergence of the student's softened classes from the teacher's, summed over the examples.
+
+    This is `soft_cross_entropy` less the teacher's entropy: the same gradients, and 0 where both agree. There is no
+    temperature**2 factor here either.
+
+    Args:
+        student: (B, C) logits.
+        teacher: (B, C) logits; no gradient flows into them.
+        temperature: both logits are divided by it.
+
+    Raises:
+        ValueError: the shapes differ, or the temperature is not positive.
+    """
+    cross = soft_cross_entropy(student, teacher, temperature=temperature)
+    target = (teacher.detach().float() / temperature).log_softmax(-1)
+    return dataclasses.replace(cross, sum=cross.sum + (target.exp() * target).sum())
+
+
 def hidden_mse(
-    student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, *, compat: str | None = None
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    mask: Tensor,
+    *,
+    compat: str | None = None,
+    moving: bool = False,
 ) -> Term:
     """Squared distance of hidden states, averaged over D, summed over real tokens and over the pairs of states.
 
@@ -78,9 +104,10 @@ def hidden_mse(
 
     Args:
         student: states (B, L, D), one per pair.
-        teacher: states (B, L, D), one per pair; no gradient flows into them.
+        teacher: states (B, L, D), one per pair.
         mask: (B, L), 1 at real tokens.
         compat: None or "padding".
+        moving: whether gradients flow into the teacher's states as well, because modules that train made them.
 
     Raises:
         ValueError: the numbers of states or their shapes differ, or `compat` is unknown.
@@ -92,7 +119,8 @@ def hidden_mse(
     per_position = torch.zeros(mask.shape, device=mask.device)
     for mine, theirs in zip(student, teacher, strict=True):
         _same_shape("hidden_mse", mine, theirs)
-        per_position = per_position + (mine.float() - theirs.detach().float()).square().mean(-1)
+        target = theirs if moving else theirs.detach()
+        per_position = per_position + (mine.float() - target.float()).square().mean(-1)
     if compat == "padding":
         return Term("hidden", per_position.sum(), "positions")
     return Term("hidden", torch.where(mask.bool(), per_position, 0.0).sum(), "tokens")

@@ -2,8 +2,9 @@
 
 ROSITA's, HSK's and TinyBERT's code saves a dictionary of tensors and a config.json that stock transformers cannot open:
 the word table is two factors, the attention is narrower than the hidden states, a projection that only a loss needed is
-stored with the model. Everything here is a pure function of that dictionary and that mapping. Sizes are taken from the
-tensors, since the published configurations leave some out; where both say one, they must agree.
+stored with the model. LAD's, DynaBERT's and WID's are renamed by `methods.parts.foreign` first. Everything here is a
+pure function of that dictionary and that mapping. Sizes are taken from the tensors, since the published configurations
+leave some out; where both say one, they must agree.
 
 References:
     Liu, Lin, Yuan: ROSITA: Refined BERT cOmpreSsion with InTegrAted techniques, AAAI 2021,
@@ -25,10 +26,11 @@ from torch import Tensor
 
 from methods.parts.bert import Bert
 from methods.parts.card import ALLOWED
+from methods.parts.foreign import FOREIGN, LAD_ORDER, foreign_kind, translate
 from methods.parts.layout import LayerLayout, Layout
 
-KINDS = ("rosita", "tinybert", "hsk")
-"""The programs whose checkpoints are read. All three distil through a ReLU between pooler and classifier."""
+KINDS = ("rosita", "tinybert", "hsk", *FOREIGN)
+"""The programs whose checkpoints are read. The first three distil through a ReLU between pooler and classifier."""
 
 LABEL_ORDER: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -66,7 +68,12 @@ class Converted:
 
 
 def convert(
-    state: Mapping[str, Tensor], config: Mapping[str, Any], *, kind: str | None = None, head: str | None = None
+    state: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    *,
+    kind: str | None = None,
+    head: str | None = None,
+    width: float | None = None,
 ) -> Converted:
     """Make a model of a published checkpoint.
 
@@ -74,13 +81,20 @@ def convert(
         state: the tensors by their published names.
         config: the parsed config.json.
         kind: one of `KINDS`; None is seen from the tensors and the configuration.
-        head: kind of the classifier head, one of `bert.HEADS`; None is the ReLU of the distillation programs.
+        head: kind of the classifier head, one of `bert.HEADS`; None is the program's own.
+        width: DynaBERT: the share of heads and neurons to keep; None keeps what the tensors hold.
 
     Raises:
         ValueError: the tensors are no such checkpoint, or do not go with the configuration.
     """
     kind = kind or kind_of(state, config)
+    said: tuple[str, ...] = ()
+    if kind in FOREIGN or width is not None:
+        plain = {name.removeprefix("module."): value for name, value in state.items()}
+        found = translate(kind, plain, config, width)
+        state, config, said = found.state, found.config, found.notes
     named, notes = _renamed(state)
+    notes += said
     projection = {
         name.removeprefix(_PROJECTION): named.pop(name) for name in sorted(named) if name.startswith(_PROJECTION)
     }
@@ -90,10 +104,11 @@ def convert(
         shape = " x ".join(map(str, reversed(projection["weight"].shape))) if "weight" in projection else "unknown"
         notes.append(f"fit_dense ({shape}) serves the distillation loss only; it is no part of the model")
     if layout.labels:
-        notes.append(_about_head(head))
+        notes.append(_about_head(head, kind))
+    head = head or ("plain" if kind in FOREIGN else "relu")
     eps, dropout = _share(config, "layer_norm_eps", 1e-12), _share(config, "hidden_dropout_prob", 0.1)
     with torch.device("meta"):
-        model = Bert(layout, head=(head or "relu") if layout.labels else "plain", dropout=dropout, layer_norm_eps=eps)
+        model = Bert(layout, head=head if layout.labels else "plain", dropout=dropout, layer_norm_eps=eps)
     _check(model.state_dict(), named)
     model.load_state_dict({name: value.to(torch.float32, copy=True) for name, value in named.items()}, assign=True)
     return Converted(model=model.eval(), kind=kind, projection=projection, notes=tuple(notes))
@@ -107,31 +122,39 @@ def kind_of(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:
     Raises:
         ValueError: nothing tells it from a stock BERT.
     """
-    if any(name.removeprefix("module.").startswith(_PROJECTION) for name in state):
+    names = {name.removeprefix("module.") for name in state}
+    if any(name.startswith(_PROJECTION) for name in names):
         return "tinybert"
+    if (foreign := foreign_kind(names)) is not None:
+        return foreign
     if "prun_hidden_size" in config or any(".word_embeddings1." in name for name in state):
         return "rosita"
     raise ValueError(
-        "found neither prun_hidden_size, word_embeddings1 nor fit_dense, which ROSITA, HSK or TinyBERT write; a stock "
-        f"BERT needs no import; allowed kinds are {', '.join(KINDS)}"
+        "found neither prun_hidden_size, word_embeddings1, fit_dense, linear_layer nor encoder.transformer, which "
+        "ROSITA, HSK, TinyBERT, LAD or WID write; a stock BERT needs no import, DynaBERT's wants --kind dynabert; "
+        f"allowed kinds are {', '.join(KINDS)}"
     )
 
 
-def label_order(task: str, classes: tuple[str, ...]) -> tuple[int, ...]:
+def label_order(task: str, classes: tuple[str, ...], kind: str = "rosita") -> tuple[int, ...]:
     """Which output of a published checkpoint is our class 0, 1, ... of a task.
 
     Args:
         task: a name of `glue.CATALOGUE`.
         classes: our class names in order.
+        kind: one of `KINDS`.
     """
-    theirs = LABEL_ORDER.get(task, classes)
+    orders: Mapping[str, tuple[str, ...]] = {} if kind == "wid" else LAD_ORDER if kind == "lad" else LABEL_ORDER
+    theirs = orders.get(task, classes)
     return tuple(theirs.index(name) for name in classes)
 
 
-def _about_head(head: str | None) -> str:
+def _about_head(head: str | None, kind: str) -> str:
     """Say which head was taken, and why."""
     if head is not None:
         return f"head: {head}, as asked for"
+    if kind in FOREIGN:
+        return f"head: plain, which {kind}'s program computes"
     return "head: relu, which the distillation programs compute; a model of their fine-tuning script wants --head plain"
 
 
@@ -200,12 +223,16 @@ def _layer(state: Mapping[str, Tensor], config: Mapping[str, Any], number: int) 
     """The widths of one layer; the head width follows from the number of heads, and need not be 64."""
     prefix = f"bert.encoder.layer.{number}."
     width = _table(state, prefix + "attention.self.query.weight").shape[0]
-    heads = config.get("num_attention_heads")
+    ffn = _table(state, prefix + "intermediate.dense.weight").shape[0]
+    heads, size = config.get("num_attention_heads"), config.get("attention_head_size")
+    if type(size) is int:  # the heads of a layer that was cut are counted
+        if size < 1 or width % size:
+            raise ValueError(f"{prefix}attention: found the width {width}, allowed are multiples of {size}")
+        return LayerLayout(heads=width // size, head_width=size, ffn=ffn)
     if type(heads) is not int or heads < 1 or width % heads:
         raise ValueError(
             f"config.json: num_attention_heads: found {heads!r}, allowed is a divisor of the attention's width {width}"
         )
-    ffn = _table(state, prefix + "intermediate.dense.weight").shape[0]
     return LayerLayout(heads=heads, head_width=width // heads, ffn=ffn)
 
 

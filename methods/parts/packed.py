@@ -15,11 +15,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from methods.parts.corpus import open_corpus
+from methods.parts.corpus import open_text
 from methods.parts.examples import CHUNK, stream_lines
 from methods.parts.files import JsonValue, write_json
+from methods.parts.led import led
 from methods.parts.npyfile import GrowingArray, digest_arrays
-from methods.parts.reduce import agree_text
 from methods.parts.run import Run
 from methods.parts.sequences import Corpus, Packed, Packing, pack
 from methods.parts.tokens import Encoded
@@ -40,10 +40,10 @@ def tokenised(path: Path, tokenizer: Path, run: Run) -> Corpus:
     Raises:
         ValueError: no such file, bytes that are not UTF-8 (with their line), no sentence, or no BERT tokenizer.
     """
-    inputs: dict[str, JsonValue] = {"corpus": open_corpus(path), "tokenizer": fingerprint_of_tokenizer(tokenizer)}
+    inputs: dict[str, JsonValue] = {"corpus": open_text(path), "tokenizer": fingerprint_of_tokenizer(tokenizer)}
 
     def build(folder: Path, inner: Run) -> None:
-        _together(_tokenise(path, load_pieces(tokenizer), folder), inner)
+        led(_tokenise(path, load_pieces(tokenizer), folder), inner)
 
     folder = run.once("corpus", inputs, build, version=PACK_VERSION)
     names = ("tokens", "sentences", "documents", "full_stop")
@@ -72,7 +72,7 @@ def packed(
         ValueError: see `tokenised`; or the corpus is a single document.
     """
     inputs: dict[str, JsonValue] = {
-        "corpus": open_corpus(path),
+        "corpus": open_text(path),
         "tokenizer": fingerprint_of_tokenizer(tokenizer),
         "packing": asdict(packing),
         "epoch": epoch,
@@ -82,31 +82,10 @@ def packed(
     def build(folder: Path, inner: Run) -> None:
         corpus = tokenised(path, tokenizer, inner)
         sequences = pack(corpus, packing, np.random.default_rng(inner.seed))
-        _together(_write_shards(sequences, shard_rows, load_pieces(tokenizer), folder), inner)
+        led(_write_shards(sequences, shard_rows, load_pieces(tokenizer), folder), inner)
 
     folder = run.once("packed", inputs, build, version=PACK_VERSION)
     return tuple(Encoded.open(shard) for shard in sorted(folder.iterdir()) if shard.is_dir())
-
-
-def _together(work: Iterator[None], run: Run) -> None:
-    """Do `work` on rank 0, piece by piece, while all ranks stay alive; what it raises leaves on all of them.
-
-    Raises:
-        ValueError: the work raised it.
-    """
-    while True:
-        word = ""
-        if run.rank == 0:
-            try:
-                word = "more" if next(work, run) is None else "done"
-            except (ValueError, OSError) as error:
-                word = f"failed: {error}"
-        word = agree_text(word, run)
-        if word.startswith("failed: "):
-            raise ValueError(word.removeprefix("failed: "))
-        if word == "done":
-            return
-        run.poll()
 
 
 def _tokenise(path: Path, pieces: Pieces, folder: Path) -> Iterator[None]:

@@ -119,10 +119,10 @@ def _shared(name: str, inputs: Mapping[str, JsonValue], scoring: Scoring, data: 
             )
             fit(training, scoring.recipe, stage, inner)
         if inner.rank == 0:
-            _write(scores.scores(model), folder / SCORES)
+            write_scores(scores.scores(model), folder / SCORES)
 
     folder = run.once(name, inputs, build, version=IMPORTANCE_VERSION)
-    return _read(folder / SCORES)
+    return read_scores(folder / SCORES)
 
 
 def prune(model: Bert, importance: Importance | None, target: Layout) -> Bert:
@@ -147,13 +147,15 @@ def prune(model: Bert, importance: Importance | None, target: Layout) -> Bert:
     return pruned
 
 
-def _write(importance: Importance, path: Path) -> None:
+def write_scores(importance: Importance, path: Path) -> None:
+    """Write the scores of all layers into one file."""
     heads = {f"heads.{number}": scores for number, scores in enumerate(importance.heads)}
     neurons = {f"neurons.{number}": scores for number, scores in enumerate(importance.neurons)}
     write_tensors(path, {**heads, **neurons})
 
 
-def _read(path: Path) -> Importance:
+def read_scores(path: Path) -> Importance:
+    """Read what `write_scores` wrote."""
     tensors = read_tensors(path)
     layers = range(len(tensors) // 2)
     return Importance(

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from methods.parts.bert import Bert
 from methods.parts.card import DistilsweepBertConfig, read_card
-from methods.parts.losses import label_loss
 
 
 @dataclass(frozen=True, slots=True)
-class _Inputs:
+class Inputs:
     """Model inputs, (B, L) int64, with transformers' defaults filled in."""
 
     input_ids: Tensor
@@ -27,13 +27,20 @@ class _Inputs:
     token_type_ids: Tensor
 
 
-def _inputs(input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> _Inputs:
+def _inputs(input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> Inputs:
     """Fill in the defaults: no padding, one segment."""
-    return _Inputs(
+    return Inputs(
         input_ids,
         torch.ones_like(input_ids) if attention_mask is None else attention_mask,
         torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
     )
+
+
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean squared error for float labels, else mean cross-entropy; written out, as this module is also exported."""
+    if labels.is_floating_point():
+        return F.mse_loss(logits.reshape(labels.shape), labels)
+    return F.cross_entropy(logits, labels)
 
 
 class _OpenedBert(PreTrainedModel):  # type: ignore[misc]
@@ -73,7 +80,7 @@ class DistilsweepBertForSequenceClassification(_OpenedBert):
     ) -> SequenceClassifierOutput:
         """Return logits (B, C), and the mean loss if labels (B,) are given."""
         output = self.model(_inputs(input_ids, attention_mask, token_type_ids), hidden=output_hidden_states)
-        loss = None if labels is None else label_loss(output.logits, labels).sum / len(labels)
+        loss = None if labels is None else _loss(output.logits, labels)
         hidden = output.hidden if output_hidden_states else None
         return SequenceClassifierOutput(loss=loss, logits=output.logits, hidden_states=hidden)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from methods.parts.batches import Batch, Batches, Rows
 from methods.parts.encoding import EncodedFiles
 from methods.parts.examples import CHUNK, Examples
 from methods.parts.files import JsonValue
-from methods.parts.reduce import agree, agree_text
+from methods.parts.led import led
 from methods.parts.run import Run
 from methods.parts.tasks import Task
 from methods.parts.tokens import ENCODE_VERSION, Encoded
@@ -31,7 +30,6 @@ SHARD_ROWS = 500_000
 """Most rows of a shard, as in the published trainers: its order and lengths take 16 MB."""
 
 _CHUNKS_A_POLL = 16
-_MORE, _DONE, _FAILED = range(3)
 
 
 def encode_shards(task: Task, tokenizer: Path, run: Run, *, shard_rows: int = SHARD_ROWS) -> tuple[Encoded, ...]:
@@ -61,8 +59,7 @@ def encode_shards(task: Task, tokenizer: Path, run: Run, *, shard_rows: int = SH
 
     def build(folder: Path, run: Run) -> None:
         pieces = load_pieces(tokenizer)
-        writing = _write(augmented, pieces, task.max_length, folder, shard_rows) if run.rank == 0 else None
-        _in_step(writing, run)
+        led(_write(augmented, pieces, task.max_length, folder, shard_rows), run, pieces=_CHUNKS_A_POLL)
 
     folder = run.once("tokens", inputs, build, version=ENCODE_VERSION)
     return tuple(Encoded.open(path) for path in sorted(folder.iterdir()) if path.is_dir())
@@ -98,28 +95,6 @@ def _cut(chunks: Iterator[Examples], shard_rows: int) -> Iterator[Examples]:
             yield replace(chunk.take(rows), skipped=skipped)
             first, skipped = rows.stop, 0
             room = room - len(rows) or shard_rows
-
-
-def _in_step(work: Iterator[None] | None, run: Run) -> None:
-    """Do the work of rank 0 a few pieces at a time; all ranks stop together, for whatever reason.
-
-    Raises:
-        ValueError: the work raised it; on all ranks.
-    """
-    while True:
-        state, message = _MORE, ""
-        if work is not None:
-            try:
-                chunks = sum(1 for _ in islice(work, _CHUNKS_A_POLL))
-                state = _MORE if chunks == _CHUNKS_A_POLL else _DONE
-            except (ValueError, OSError) as error:
-                state, message = _FAILED, str(error)
-        state = int(agree([state], run)[0])
-        if state == _FAILED:
-            raise ValueError(agree_text(message, run))
-        if state == _DONE:
-            return
-        run.poll()
 
 
 class Sharded:

@@ -5,7 +5,7 @@ The development set is halved once and for all by row number: methods, the searc
 rows it was not chosen on.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,18 +66,26 @@ def training_batches(data: Encoded, recipe: Recipe, run: Run, *, pad_to: int | N
 def distil_batches(splits: Splits, recipe: Recipe, run: Run, *, pad_to: int | None = None) -> Steps:
     """The batches that a student is distilled on: the augmented set shard by shard, else the training rows.
 
-    Each epoch uses every row once and walks the shards in order, shuffled within each by seed, epoch and shard. With
-    `recipe.drop_last` the rows that fill no whole batch are left out of each shard (other rows each epoch), but a shard
-    smaller than a batch is used whole, since its rows would never be seen.
+    Each epoch uses every row once and walks the shards in order; see `shard_batches`.
     """
     if not splits.augmented:
         return training_batches(splits.train, recipe, run, pad_to=pad_to)
+
+    return shard_batches(splits.augmented, recipe, run, pad_to=pad_to)
+
+
+def shard_batches(shards: Sequence[Encoded], recipe: Recipe, run: Run, *, pad_to: int | None = None) -> Sharded:
+    """The batches of a set in shards: every row once an epoch, shard after shard, shuffled within each.
+
+    With `recipe.drop_last` the rows that fill no whole batch are left out of each shard (other rows each epoch), but a
+    shard smaller than a batch is used whole, since its rows would never be seen.
+    """
 
     def of_shard(shard: Encoded, number: int) -> Batches:
         fitting = replace(recipe, drop_last=recipe.drop_last and len(shard) >= recipe.batch_size)
         return _batches(shard, fitting, run, pad_to, derive(run.seed, "shard", number))
 
-    return Sharded(splits.augmented, of_shard)
+    return Sharded(shards, of_shard)
 
 
 def _batches(data: Encoded, recipe: Recipe, run: Run, pad_to: int | None, seed: int) -> Batches:

@@ -50,7 +50,7 @@ class Task:
     augmented: Augmented | None = field(default=None, repr=False, compare=False)
     """Further training rows, read as a stream; `limit` leaves them alone."""
     corpus: Path | None = field(default=None, compare=False)
-    """Plain text without labels, one sentence a line, a blank line between documents."""
+    """Text without labels, a file or a folder of blocks; see `methods.parts.corpus`."""
 
     @property
     def labelled(self) -> str:
@@ -104,7 +104,7 @@ def open_task(  # noqa: PLR0913  the keys of a sweep file's `task`, and its data
         seed: of the sample that `limit` keeps, and of built-in data.
         augmented: a file or a folder of further training rows in the form of the training file; see
             `augmented.find_shards`.
-        corpus: a text file; see `corpus`.
+        corpus: a text file or a folder of blocks; see `methods.parts.corpus`.
 
     Raises:
         ValueError: nothing of that name, a file that is not there, a bad value; the message says what was found and

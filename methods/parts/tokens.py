@@ -122,12 +122,12 @@ def dev_halves(dev: Encoded) -> tuple[Encoded, Encoded]:
     """
     if len(dev) < 2:
         raise ValueError(f"found a development set of {len(dev)} rows, expected at least 2 to halve it")
-    order = np.argsort(_mix(dev.rows), kind="stable")
+    order = np.argsort(mixed(dev.rows), kind="stable")
     middle = (len(dev) + 1) // 2
     return dev.subset(np.sort(order[:middle])), dev.subset(np.sort(order[middle:]))
 
 
-def _mix(rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+def mixed(rows: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Hash row numbers (the finaliser of SplitMix64), so that neighbours in the file part ways."""
     state = rows.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

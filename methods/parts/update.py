@@ -112,19 +112,21 @@ class Updater:
                 terms = next(generator, None)
             if terms is None:
                 return whole
-            losses = [self._share(term, counts) for term in terms]
+            shares = [(term, self._share(term, counts)) for term in terms]
+            losses = [share for term, share in shares if not term.watched]
             if losses:
                 loss = torch.stack(losses).sum()
                 loss.backward()  # type: ignore[no-untyped-call]
                 whole += loss.detach()
 
     def _share(self, term: Term, counts: Mapping[str, float]) -> Tensor:
-        """A term's contribution to the loss of the update."""
+        """A term's contribution to the loss of the update, or to the number that is watched."""
         if term.per not in counts:
             raise ValueError(f"term {term.name!r}: per: found {term.per!r}, allowed are {', '.join(counts)}")
         value = term.sum.float() * (term.weight / max(counts[term.per], 1.0))
         self.window.add(f"train/{term.name}", value)
-        self.window.add("train/loss", value)
+        if not term.watched:
+            self.window.add("train/loss", value)
         return value
 
     def _set_lr(self, step: int, total_steps: int) -> None:

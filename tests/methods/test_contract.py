@@ -18,15 +18,28 @@ from methods.parts.run import LocalRun, Stopped
 from tests.methods.conftest import Setting
 
 TINY: dict[str, dict[str, Any]] = {
+    "dynabert": {
+        **{"widths": (1.0, 0.5), "width": 0.5, "epochs": 1.0, "lr": 3e-3, "batch_size": 16, "importance_examples": 64},
+        **{"finetune_epochs": 2.0, "finetune_lr": 3e-3},
+    },
     "finetune": {"layers": 2, "epochs": 2.0, "lr": 3e-3, "batch_size": 16},
     "hsk": {
         **{"heads": 2, "layers": 2, "ffn_dim": 8, "embedding_rank": 6, "top": 3, "amounts": "2l_4t_0.5h"},
         **{"hsk_epochs": 1.0, "hsk_lr": 3e-3, "epochs": 1.0, "lr": 3e-3, "batch_size": 16},
     },
+    "lad": {
+        **{"layers": 2, "epochs": 2.0, "lr": 3e-3, "gate_lr": 1e-3, "warmup": 0.1, "batch_size": 16},
+        **{"temperature": 2.0, "hidden_weight": 10.0},
+    },
     "rosita": {"heads": 2, "layers": 2, "ffn_dim": 8, "embedding_rank": 6, "epochs": 2.0, "lr": 3e-3, "batch_size": 16},
     "tinybert": {
         **{"layers": 2, "hidden": 8, "heads": 4, "ffn_dim": 12, "start": "random", "batch_size": 16},
         **{"epochs": 1.0, "lr": 3e-3, "prediction_epochs": 1.0, "prediction_lr": 3e-3, "evaluate_every": 10},
+    },
+    "wid": {
+        **{"target": 8, "text": "task", "inherit_steps": 40, "inherit_batch_size": 16, "mask_every": 2, "ramp_ffn": 4},
+        **{"compactor_lr": 1e-2, "base_lr": 1e-3, "penalty": 60.0, "head_steps": 20, "head_lr": 3e-3},
+        **{"epochs": 2.0, "lr": 3e-3, "batch_size": 16},
     },
 }
 """A tiny configuration of each method."""

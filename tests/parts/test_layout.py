@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from typing import Any
 
@@ -118,3 +119,14 @@ def test_flops_want_a_possible_length(length: int, message: str) -> None:
 def test_uniform_wants_a_layer() -> None:
     with pytest.raises(ValueError, match=r"Layout\.num_layers: found 0"):
         Layout.uniform(vocab=9, hidden=4, num_layers=0, heads=2, head_width=2, ffn=8)
+
+
+def test_an_untied_decoder_counts_and_only_then_is_written_down() -> None:
+    tied = Layout.uniform(
+        vocab=30, hidden=8, num_layers=1, heads=2, head_width=4, ffn=8, positions=6, labels=0, masked_lm=True
+    )
+    untied = dataclasses.replace(tied, tied=False)
+    assert "tied" not in tied.to_json()
+    assert Layout.from_json(untied.to_json()) == untied
+    assert untied.params() - tied.params() == 30 * 8
+    assert untied.params() == sum(parameter.numel() for parameter in Bert(untied).parameters())
