@@ -17,6 +17,8 @@ import torch
 from methods import rosita
 from methods.parts.batches import Batch
 from methods.parts.bert import Bert, initialise
+from methods.parts.course import chain_losses, selected
+from methods.parts.knowledge import live
 from methods.parts.layout import Layout
 from methods.parts.loop import fit
 from methods.parts.run import LocalRun
@@ -74,7 +76,8 @@ def main() -> None:
     rows = RandomRows(options.batch, options.length, options.steps)
     with tempfile.TemporaryDirectory() as folder:
         run = LocalRun(Path(folder), device=options.device)
-        losses = rosita.distillation(student, teacher, config)
+        known = live(teacher, selected(len(BERT_BASE.layers), config.layers, hidden=True))
+        losses = chain_losses(student, known, (config.hidden_weight, config.prediction_weight))
         with run.stage("distil") as stage:
             training = Training(model=student, data=rows, losses=losses, best={})
             fit(training, rosita.recipe_of(config, options.steps), stage, run)

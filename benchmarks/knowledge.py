@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -154,14 +154,9 @@ def reader(folder: Path, selection: Selection, rows: int, length: int) -> tuple[
     data = random_rows(32, length, 100, length)
     for start in range(0, rows - 31, 32):
         batch = collate(data, np.arange(32), length)
-        shelf(Batch(**{**batch_fields(batch), "ids": torch.from_numpy(draw[start : start + 32])}))
+        shelf(replace(batch, ids=torch.from_numpy(draw[start : start + 32])))
     after = resident()
     return after["RssAnon"] - before["RssAnon"], after["RssFile"] - before["RssFile"]
-
-
-def batch_fields(batch: Batch) -> dict[str, object]:
-    """The fields of a batch."""
-    return {name: getattr(batch, name) for name in Batch.__slots__}
 
 
 def resident() -> dict[str, float]:

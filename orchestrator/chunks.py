@@ -20,8 +20,19 @@ from orchestrator.errors import SpecError
 from orchestrator.wording import shown
 
 STEM = "train_aug"
-_OURS = re.compile(rf"{STEM}\d*\.(tsv|jsonl)")
 PARTS = ".parts"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Names:
+    """What belongs to one kind of work, so that nothing else is ever removed."""
+
+    result: re.Pattern[str]
+    """Names in the folder of the result."""
+    part: str
+    """Path of one piece there, with a place for its number."""
+    scraps: tuple[str, ...] = ()
+    """Patterns below `PARTS` of what is no longer needed at the end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,12 +46,12 @@ class Shape:
     """Rows of a file; None writes one file, without a number in its name."""
 
 
-class Chunks:
-    """The chunks of one piece of work and its result; one process at a time."""
+class Parts:
+    """The pieces of one piece of work and its result; one process at a time."""
 
-    def __init__(self, out: Path, count: int) -> None:
+    def __init__(self, out: Path, names: Names) -> None:
         self.out, self.folder = out, out / PARTS
-        self._count, self._manifest = count, out / PARTS / "manifest.json"
+        self._names, self._manifest = names, out / PARTS / "manifest.json"
 
     def begin(self, inputs: Mapping[str, JsonValue], *, restart: bool) -> dict[str, int]:
         """Continues earlier work on the same inputs, or begins.
@@ -58,21 +69,63 @@ class Chunks:
             raise SpecError([f"{self.out}: {_difference(stored['inputs'], inputs)}; --restart begins anew"])
         else:
             outputs: dict[str, int] = stored["outputs"]
-            if outputs and all((self.out / name).is_file() for name in outputs):
+            if outputs and all((self.out / name).exists() for name in outputs):
                 return outputs
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self._manifest, {"inputs": inputs, "outputs": {}})
         return {}
 
+    def missing(self, count: int) -> list[int]:
+        """Numbers of the pieces, of `count`, that are to be made, in order."""
+        return [number for number in range(count) if not self.path(number).exists()]
+
+    def path(self, number: int) -> Path:
+        """Where a piece is once it is there, whole."""
+        return self.out / self._names.part.format(number)
+
+    def finish(self, outputs: Mapping[str, int]) -> None:
+        """Notes the result, and removes what led to it."""
+        write_json(self._manifest, {**read_json(self._manifest), "outputs": outputs})
+        self._sweep()
+
+    def _sweep(self) -> None:
+        for path in [path for scraps in self._names.scraps for path in self.folder.glob(scraps)]:
+            remove(path)
+
+    def _clear(self, *, restart: bool) -> None:
+        """Makes room for a new beginning: pieces go, and with `restart` an earlier result too."""
+        old = sorted(path for path in self.out.glob("*") if self._names.result.fullmatch(path.name))
+        if old and not restart:
+            names = ", ".join(path.name for path in old[:3])
+            raise SpecError([f"{self.out}: holds {names} already; --restart replaces it, --out names another folder"])
+        for path in [*old, self._manifest]:
+            remove(path)
+        self._sweep()
+
+
+CHUNKS = Names(
+    result=re.compile(rf"{STEM}\d*\.(tsv|jsonl)"),
+    part=f"{PARTS}/chunk-{{:06d}}.txt",
+    scraps=("chunk-*", "vectors-*"),
+)
+
+
+class Chunks(Parts):
+    """Pieces that are lines of text, and a result in files of many lines."""
+
+    def __init__(self, out: Path, count: int) -> None:
+        super().__init__(out, CHUNKS)
+        self._count = count
+
     def pending(self) -> list[int]:
         """Numbers of the chunks that are to be made, in order."""
-        return [number for number in range(self._count) if not self._path(number).is_file()]
+        return self.missing(self._count)
 
     def write(self, number: int, lines: Sequence[str]) -> None:
         """Stores a chunk; a reader sees all of it or nothing."""
-        with _aside(self._path(number)) as file:
+        with _aside(self.path(number)) as file:
             file.writelines(f"{line}\n" for line in lines)
-        _commit(file, self._path(number))
+        _commit(file, self.path(number))
 
     def assemble(self, shape: Shape) -> dict[str, int]:
         """Writes the result from the chunks, and removes them; the rows of each file by its name."""
@@ -88,27 +141,13 @@ class Chunks:
                     file.write(line)
                     outputs[name] += 1
             _commit(file, self.out / name)
-        write_json(self._manifest, {**read_json(self._manifest), "outputs": outputs})
-        for path in (*self.folder.glob("chunk-*"), *self.folder.glob("vectors-*")):
-            remove(path)
+        self.finish(outputs)
         return outputs
 
     def _lines(self) -> Iterator[str]:
         for number in range(self._count):
-            with self._path(number).open(encoding="utf-8", newline="\n") as file:
+            with self.path(number).open(encoding="utf-8", newline="\n") as file:
                 yield from file
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"chunk-{number:06d}.txt"
-
-    def _clear(self, *, restart: bool) -> None:
-        """Makes room for a new beginning: chunks go, and with `restart` an earlier result too."""
-        old = sorted(path for path in self.out.glob(f"{STEM}*") if _OURS.fullmatch(path.name))
-        if old and not restart:
-            names = ", ".join(path.name for path in old[:3])
-            raise SpecError([f"{self.out}: holds {names} already; --restart replaces it, --out names another folder"])
-        for path in [*old, self._manifest, *self.folder.glob("chunk-*"), *self.folder.glob("vectors-*")]:
-            remove(path)
 
 
 def _aside(path: Path) -> TextIO:

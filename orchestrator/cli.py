@@ -5,7 +5,6 @@ budget; 130 interrupted (run the same command again to continue). Modules that l
 by the command that needs them, so that `--help`, `methods` and `status` answer at once.
 """
 
-import dataclasses
 import shutil
 import sys
 import tempfile
@@ -20,8 +19,10 @@ import typer
 import methods
 from orchestrator import records as trial_records
 from orchestrator.commands_augment import register as register_augment
+from orchestrator.commands_export import register as register_export
 from orchestrator.commands_models import register as register_models
-from orchestrator.console import Json, Name, Root, find_record, find_sweep, tell
+from orchestrator.commands_preprocess import register as register_preprocess
+from orchestrator.console import Json, Name, Root, find_sweep, tell
 from orchestrator.errors import INTERRUPTED, SpecError, SweepError
 from orchestrator.folder import SweepFolder, default_root
 from orchestrator.wording import nearest
@@ -194,22 +195,6 @@ def pick_model(
     tell(as_json, choice.to_json(), choice.lines())
 
 
-@app.command("export")
-def export_model(
-    sweep: Name,
-    trial: str,
-    target: Annotated[Path | None, typer.Argument(help="Default: export/TRIAL in the sweep's folder.")] = None,
-    root: Root = None,
-    as_json: Json = False,
-) -> None:
-    """Writes a trial's model as a Hugging Face folder, reopened in a fresh process and compared."""
-    from orchestrator.export import export
-
-    folder = find_sweep(sweep, root)
-    done = export(folder, find_record(folder, trial), target)
-    tell(as_json, dataclasses.asdict(done), done.lines())
-
-
 @app.command()
 def ui(
     sweep: Name, port: Annotated[int | None, typer.Option(help="Default: a free one.")] = None, root: Root = None
@@ -222,6 +207,8 @@ def ui(
 
 register_models(app)
 register_augment(app)
+register_preprocess(app)
+register_export(app)
 
 
 def fail(lines: Sequence[str], exit_code: int) -> NoReturn:

@@ -1,14 +1,11 @@
 """The command `augment`: a training set with words replaced by a masked LM and word vectors, for distillation."""
 
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from orchestrator.console import Json, plainly, tell
-from orchestrator.errors import SpecError
-from orchestrator.wording import shown
+from orchestrator.console import Json, plainly, progress, read_columns, tell
 
 
 def register(app: typer.Typer) -> None:
@@ -57,7 +54,7 @@ def augment(  # noqa: PLR0913  the options of a command
                     variants=rounds, candidates=candidates, probability=probability, seed=seed, compat=compat
                 ),
                 vectors=vectors,
-                columns=_columns(column or []),
+                columns=read_columns(column),
                 out=out,
                 limit=limit,
                 one_file=one_file,
@@ -66,21 +63,5 @@ def augment(  # noqa: PLR0913  the options of a command
     nodes = load_cluster(cluster)
     from orchestrator import augment as driver  # brings Ray, which no complaint has to wait for
 
-    done = driver.augment(job, nodes, workers=workers, restart=restart, say=_quiet if as_json else _say)
+    done = driver.augment(job, nodes, workers=workers, restart=restart, say=progress(as_json))
     tell(as_json, done.to_json(), done.lines())
-
-
-def _columns(pairs: list[str]) -> dict[str, str] | None:
-    """Reads `text=NAME` and its like."""
-    if wrong := [pair for pair in pairs if not all(pair.partition("="))]:
-        raise SpecError([f"--column: found {shown(wrong[0])}; allowed: text=NAME, text_pair=NAME, label=NAME"])
-    return {key: name for key, _, name in (pair.partition("=") for pair in pairs)} or None
-
-
-def _say(line: str) -> None:
-    """Tells progress on standard error, which leaves standard output to the result."""
-    typer.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
-
-
-def _quiet(line: str) -> None:
-    """Tells machines nothing but the result."""

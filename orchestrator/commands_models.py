@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator import records as trial_records
-from orchestrator.console import Json, Root, find_record, find_sweep, plainly, tell
+from orchestrator.console import Json, Root, find_record, find_sweep, plainly, read_columns, tell
 from orchestrator.errors import SpecError
 from orchestrator.folder import SweepFolder
 
@@ -119,22 +119,23 @@ def predict(  # noqa: PLR0913  the options of a command
 def import_model(  # noqa: PLR0913  the options of a command
     path: Annotated[Path, typer.Argument(help="Folder of a published checkpoint, or its pytorch_model.bin.")],
     out: Annotated[Path, typer.Option("--out", help="A new folder.")],
-    kind: Annotated[str, typer.Option(help="auto, rosita, tinybert or hsk.")] = "auto",
+    kind: Annotated[str, typer.Option(help="auto, rosita, tinybert, hsk, lad, dynabert or wid.")] = "auto",
     head: Annotated[
         str | None,
-        typer.Option(
-            help="relu (the default: what the distillation programs compute) or plain (their fine-tuning script)."
-        ),
+        typer.Option(help="relu (what ROSITA, TinyBERT and HSK distil with; their default) or plain (all others)."),
     ] = None,
     task: Annotated[str | None, typer.Option(help="The GLUE task whose classes the outputs are, e.g. mnli.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Folder of the tokenizer; default: the checkpoint's.")] = None,
+    width: Annotated[
+        float | None, typer.Option(help="dynabert: the share of heads and neurons to keep, e.g. 0.5; default: all.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Converts a checkpoint of the published ROSITA, TinyBERT or HSK code; nothing in the file is run."""
+    """Converts a checkpoint of the published ROSITA, TinyBERT, HSK, LAD, DynaBERT or WID code; nothing in it is run."""
     from orchestrator.imports import Source, import_checkpoint
 
     with plainly():
-        source = Source(path=path, kind=kind, head=head, task=task, tokenizer=tokenizer)
+        source = Source(path=path, kind=kind, head=head, task=task, tokenizer=tokenizer, width=width)
         done = import_checkpoint(source, out)
     tell(as_json, dataclasses.asdict(done), done.lines())
 
@@ -143,11 +144,7 @@ def _data(path: Path | None, task: str | None, columns: list[str] | None, max_le
     """What the options say of the data."""
     from orchestrator.subjects import Data
 
-    wrong = [pair for pair in columns or () if pair.count("=") != 1 or "" in pair.split("=")]
-    if wrong:
-        raise SpecError([f"--column: found {wrong[0]!r}; allowed is text=NAME, text_pair=NAME or label=NAME"])
-    named = dict(pair.split("=") for pair in columns) if columns else None
-    return Data(path=path, task=task, columns=named, max_length=max_length)
+    return Data(path=path, task=task, columns=read_columns(columns), max_length=max_length)
 
 
 def _no_trial(model: str, trial: str | None) -> None:

@@ -1,7 +1,8 @@
 """What all commands share: how they find a sweep, how they answer, how a complaint becomes one line."""
 
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from orchestrator import records as trial_records
 from orchestrator.errors import SpecError
 from orchestrator.folder import SweepFolder, default_root
 from orchestrator.records import TrialRecord
+from orchestrator.wording import shown
 
 Name = Annotated[str, typer.Argument(help="A sweep's name, or its sweep file.")]
 Root = Annotated[
@@ -23,6 +25,28 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 def tell(as_json: bool, payload: object, lines: Sequence[str]) -> None:
     """Prints a result for people or for machines."""
     typer.echo(json.dumps(payload, indent=1, sort_keys=True, default=str) if as_json else "\n".join(lines))
+
+
+def progress(as_json: bool) -> Callable[[str], None]:
+    """What takes lines about the progress: standard error, which leaves standard output to the result; or nobody."""
+
+    def say(line: str) -> None:
+        if not as_json:
+            typer.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
+
+    return say
+
+
+def read_columns(pairs: Sequence[str] | None) -> dict[str, str] | None:
+    """Reads what `--column` says: `text=NAME` and its like.
+
+    Raises:
+        SpecError: no pair of a key and a name.
+    """
+    split = [pair.partition("=") for pair in pairs or ()]
+    if wrong := ["".join(parts) for parts in split if not all(parts)]:
+        raise SpecError([f"--column: found {shown(wrong[0])}; allowed: text=NAME, text_pair=NAME, label=NAME"])
+    return {key: name for key, _, name in split} or None
 
 
 def find_sweep(name: str, root: Path | None) -> SweepFolder:

@@ -1,23 +1,29 @@
-"""A trial's model as a Hugging Face folder that is proved to load: copied, reopened in a fresh process, compared."""
+"""A trial's model as a folder that is proved to load: written aside, reopened in a fresh process, compared, renamed."""
 
-import json
+import dataclasses
+import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 
-from methods.parts.batches import Batch
 from methods.parts.checkpoint import load
-from methods.parts.layout import Layout
-from orchestrator.errors import SweepError
+from methods.parts.files import write_json
+from orchestrator import proof
+from orchestrator.errors import SpecError, SweepError
+from orchestrator.exportcard import model_card
 from orchestrator.folder import SweepFolder
+from orchestrator.formats import Wanted, Written, write
+from orchestrator.quantised import Quantised, quantise
 from orchestrator.records import TrialRecord, write_text
 
 TOLERANCE = 1e-5
 """Largest difference of logits allowed between the trained model and the reopened export."""
+
+ABOUT = "exported.json"
+"""What an export is and how it was proved; marks a folder that may be replaced by another export."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,100 +31,112 @@ class Exported:
     """An export that was reopened: where it is and how far its logits were from the trained model's."""
 
     path: Path
+    format: str
     max_difference: float
     size_bytes: int
+    """Of the file with the weights."""
+    params: int
+    notes: tuple[str, ...] = ()
+    int8: Quantised | None = None
 
     def lines(self) -> list[str]:
         """The export for people."""
-        proof = f"reopened in a fresh process, logits equal within {self.max_difference:.1e}"
-        return [f"exported: {self.path} ({self.size_bytes / 1e6:.2f} MB, {proof})"]
+        proved = f"reopened in a fresh process, logits equal within {self.max_difference:.1e}"
+        return [
+            f"exported: {self.path} ({self.format}, {self.size_bytes / 1e6:.2f} MB, {proved})",
+            *(f"  {note}" for note in self.notes),
+            *(self.int8.lines() if self.int8 else []),
+        ]
 
 
-def export(folder: SweepFolder, record: TrialRecord, target: Path | None = None) -> Exported:
-    """Copies a trial's model to `target` (default: `export/<trial>` of the sweep) and proves that it loads.
+def export(
+    folder: SweepFolder, record: TrialRecord, target: Path | None = None, wanted: Wanted | None = None
+) -> Exported:
+    """Writes a trial's model to `target` (default: `export/<trial>` of the sweep) and proves that it loads.
+
+    Nothing stands under the target's name before the proof, and nothing is left where it fails.
 
     Raises:
         SweepError: the trial has no model, the target holds something else, or the reopened model answers differently.
+        SpecError: what is wanted cannot be had of this model, or a package is missing.
     """
+    wanted = wanted or Wanted()
     source = folder.path / record.model if record.model else None
     if source is None or not (source / "model.safetensors").is_file():
         raise SweepError(f"{record.trial}: no model is stored for it (status {record.status}); nothing to export")
-    target = target or folder.path / "export" / record.trial
-    if target.exists() and not (target / "config.json").is_file():
-        raise SweepError(f"{target}: exists and is not an exported model; name another folder")
-    aside = target.with_name(f".{target.name}.new")
+    target = target or folder.path / "export" / f"{record.trial}{wanted.suffix}"
+    _check_target(target)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.new")
     shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source, aside)
-    write_text(aside / "README.md", model_card(folder, record))
-    difference = reopened_difference(source, aside)
-    if difference > TOLERANCE:
-        raise SweepError(f"{aside}: reopened logits differ by {difference:.2g}; allowed is {TOLERANCE:g}")
-    shutil.rmtree(target, ignore_errors=True)
-    aside.replace(target)
-    return Exported(path=target, max_difference=difference, size_bytes=(target / "model.safetensors").stat().st_size)
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        done = _proved(folder, record, source, aside, wanted)
+        _put(aside, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return dataclasses.replace(done, path=target)
 
 
-def reopened_difference(trained: Path, exported: Path) -> float:
-    """The largest absolute difference of logits, on a padded random batch, between here and a fresh process."""
-    model = load(trained).eval()
-    batch = _probe(model.layout)
-    with torch.no_grad():
-        here = model(batch).logits.double()
-    rows = {name: getattr(batch, name).tolist() for name in ("input_ids", "attention_mask", "token_type_ids")}
-    command = [sys.executable, "-m", "orchestrator.reopen", str(exported)]
-    done = subprocess.run(command, input=json.dumps(rows), capture_output=True, text=True, check=False, timeout=300)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise SweepError(f"{exported}: does not reopen in a fresh process: {last}")
-    there = torch.tensor(json.loads(done.stdout), dtype=torch.float64)
-    return float((here - there).abs().max())
+def _check_target(target: Path) -> None:
+    """Refuses a place that holds something else than an earlier export."""
+    ours = any((target / name).is_file() for name in (ABOUT, "config.json"))
+    if target.exists() and not ours and (not target.is_dir() or any(target.iterdir())):
+        raise SweepError(f"{target}: exists and is not an exported model; name another folder")
 
 
-def _probe(layout: Layout, num_rows: int = 4) -> Batch:
-    """A random batch with padding and, where the model has them, two token types."""
-    length = min(24, layout.positions)
-    generator = torch.Generator().manual_seed(0)
-    input_ids = torch.randint(0, layout.vocab, (num_rows, length), generator=generator)
-    lengths = torch.tensor([length, max(1, length // 2), max(1, length // 3), length]).unsqueeze(1)
-    attention_mask = (torch.arange(length).unsqueeze(0) < lengths).long()
-    token_type_ids = ((torch.arange(length) > length // 2).long() * (layout.types > 1)).expand(num_rows, length)
-    return Batch(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        token_type_ids=token_type_ids,
-        labels=torch.zeros(num_rows, dtype=torch.long),
-        ids=torch.arange(num_rows),
-        sites=None,
-        sizes={"examples": num_rows, "tokens": int(attention_mask.sum()), "positions": num_rows * length},
+def _proved(folder: SweepFolder, record: TrialRecord, source: Path, aside: Path, wanted: Wanted) -> Exported:
+    """Writes everything into `aside` and compares."""
+    try:
+        model = load(source)
+        if not model.layout.labels:
+            raise ValueError("found a model without classifier; allowed is one that answers a task")
+        written = write(wanted, model, source, aside)
+    except ValueError as error:
+        raise SpecError([f"{record.trial}: {' '.join(str(error).split())}"]) from error
+    difference = proof.difference(model, aside, written.way)
+    if not difference <= TOLERANCE:
+        raise SweepError(f"{record.trial}: reopened logits differ by {difference:.2g}; allowed is {TOLERANCE:g}")
+    int8 = quantise(folder, record, aside) if wanted.int8 else None
+    if int8:
+        proof.difference(model, aside, "int8")  # that it opens; how far it is off is what int8 says
+    write_text(aside / "README.md", model_card(folder, record, wanted, written))
+    done = Exported(
+        path=aside,
+        format=wanted.format,
+        max_difference=difference,
+        size_bytes=(aside / written.file).stat().st_size,
+        params=written.params,
+        notes=written.notes,
+        int8=int8,
+    )
+    _write_about(folder, record, wanted, written, done)
+    return done
+
+
+def _write_about(folder: SweepFolder, record: TrialRecord, wanted: Wanted, written: Written, done: Exported) -> None:
+    """Puts what was done beside the model, for machines."""
+    write_json(
+        done.path / ABOUT,
+        {
+            **dataclasses.asdict(wanted),
+            **{key: value for key, value in dataclasses.asdict(done).items() if key != "path"},
+            "sweep": folder.name,
+            "trial": record.trial,
+            "key": record.key,
+            "file": written.file,
+            "tolerance": TOLERANCE,
+            "shapes": [list(shape) for shape in proof.SHAPES],
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
     )
 
 
-def model_card(folder: SweepFolder, record: TrialRecord) -> str:
-    """A model card made from the record: shape, costs, scores on both halves of dev, configuration."""
-    layout = Layout.from_json(record.layout) if record.layout else None
-    lines = [
-        f"# {folder.name} / {record.trial}",
-        "",
-        f"A BERT compressed with `{record.method}` by distilsweep."
-        + (f" Shape: {layout.describe()}." if layout else ""),
-        "",
-        "```python",
-        "import methods.parts.checkpoint  # registers the model class (pip install distilsweep)",
-        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-        "",
-        "model = AutoModelForSequenceClassification.from_pretrained('.')",
-        "tokenizer = AutoTokenizer.from_pretrained('.')",
-        "```",
-        "",
-        "| number | value |",
-        "|---|---|",
-        *(f"| {name} | {number:,.6g} |" for name, number in {**record.costs, **record.metrics}.items()),
-        "",
-        "`score` is measured on the half of the dev set that the search sees, `held` on the other half.",
-        "",
-        "```json",
-        json.dumps({"seed": record.seed, "config": dict(record.config)}, indent=1, sort_keys=True),
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
+def _put(aside: Path, target: Path) -> None:
+    """Gives a proved folder its name; an earlier export there goes only when the new one stands."""
+    before = target.with_name(f".{target.name}.{os.getpid()}.old")
+    shutil.rmtree(before, ignore_errors=True)
+    if target.exists():
+        target.rename(before)
+    aside.rename(target)
+    shutil.rmtree(before, ignore_errors=True)

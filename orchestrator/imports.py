@@ -26,7 +26,7 @@ from orchestrator.wording import listed, nearest
 
 AUTO = "auto"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-PROJECTION, ABOUT = "projection.safetensors", "imported.json"
+PROJECTION, GATES, ABOUT = "projection.safetensors", "gates.safetensors", "imported.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +43,8 @@ class Source:
     """A GLUE task whose classes the outputs are; their order is changed to Hugging Face's."""
     tokenizer: Path | None = None
     """Folder of the tokenizer; None is the checkpoint's own."""
+    width: float | None = None
+    """DynaBERT: the share of heads and neurons to keep; None keeps all."""
 
     def __post_init__(self) -> None:
         """Refuse names that do not exist, all at once."""
@@ -91,9 +93,13 @@ def import_checkpoint(source: Source, target: Path) -> Imported:
     weights, config = _files(source.path)
     try:
         found = convert(
-            read_state(weights), config, kind=None if source.kind == AUTO else source.kind, head=source.head
+            read_state(weights),
+            config,
+            kind=None if source.kind == AUTO else source.kind,
+            head=source.head,
+            width=source.width,
         )
-        labels, notes = _in_task_order(found, source.task)
+        labels, notes = _in_task_order(found, source.task or _said_task(found.kind, config))
         tokenizer, said = _tokenizer(source, weights.parent, found.model.layout.vocab)
     except ValueError as error:
         raise ValueError(f"{weights}: {error}") from error
@@ -105,6 +111,8 @@ def import_checkpoint(source: Source, target: Path) -> Imported:
     if found.projection:
         write_tensors(target / PROJECTION, found.projection)
         notes.append(f"the projection is stored as {PROJECTION}")
+    if found.kind == "lad":
+        notes += _gates(weights, target)
     done = Imported(
         path=target,
         kind=found.kind,
@@ -149,10 +157,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def _files(path: Path) -> tuple[Path, dict[str, Any]]:
     """The file of the weights, and the parsed config.json beside it."""
-    candidates = [path] if path.is_file() else [path / name for name in WEIGHTS]
+    steps = sorted(path.glob("model-*.pt"), key=_step) if path.is_dir() else []  # LAD's; the last is the latest
+    candidates = [path] if path.is_file() else [*(path / name for name in WEIGHTS), *reversed(steps)]
     weights = next((file for file in candidates if file.is_file()), None)
     if weights is None:
-        raise ValueError(f"import: looked for {' or '.join(WEIGHTS)}; {contents(path)}")
+        raise ValueError(f"import: looked for {' or '.join(WEIGHTS)} or model-STEP.pt; {contents(path)}")
     described = weights.parent / "config.json"
     if not described.is_file():
         raise ValueError(f"import: looked for config.json beside {weights.name}; {contents(weights.parent)}")
@@ -160,6 +169,30 @@ def _files(path: Path) -> tuple[Path, dict[str, Any]]:
     if not isinstance(config, dict):
         raise ValueError(f"{described}: found {type(config).__name__}, allowed is a mapping")
     return weights, config
+
+
+def _step(path: Path) -> int:
+    """The number of updates in a file's name, `model-4000.pt`."""
+    number = path.stem.rsplit("-", 1)[-1]
+    return int(number) if number.isdecimal() else -1
+
+
+def _said_task(kind: str, config: Mapping[str, Any]) -> str | None:
+    """The task that LAD's configuration names, if it is one of GLUE's."""
+    entry = glue.find(str(config.get("task", ""))) if kind == "lad" else None
+    return entry.name if entry else None
+
+
+def _gates(weights: Path, target: Path) -> list[str]:
+    """Stores the gates that lie beside a LAD checkpoint of the same step; what was done."""
+    found = sorted(weights.parent.glob(f"gate-*-{_step(weights)}.pt"), key=lambda path: int(path.name.split("-")[1]))
+    tensors = {
+        f"{number}.{name}": value for number, path in enumerate(found) for name, value in read_state(path).items()
+    }
+    if not tensors:
+        return []
+    write_tensors(target / GATES, tensors)
+    return [f"the {len(found)} gates of this step are stored as {GATES}; they serve the distillation only"]
 
 
 def _in_task_order(found: Converted, task: str | None) -> tuple[tuple[str, ...], list[str]]:
@@ -175,7 +208,7 @@ def _in_task_order(found: Converted, task: str | None) -> tuple[tuple[str, ...],
         raise ValueError(f"found a classifier of {outputs} outputs; the task {entry.name} has {wanted}")
     if not entry.labels:
         return (), []
-    order = label_order(entry.name, entry.labels)
+    order = label_order(entry.name, entry.labels, found.kind)
     if order == tuple(range(outputs)):
         return entry.labels, []
     permute_classifier(found.model, order)

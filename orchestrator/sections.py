@@ -84,7 +84,7 @@ class DataSection(BaseModel):
 
     model_config = STRICT
     data: Text
-    """A file, or for an augmented set also a folder of files; relative to the sweep file."""
+    """A file, or a folder (an augmented set's files, the blocks of a corpus); relative to the sweep file."""
 
 
 class Architecture(BaseModel):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import cli, records
+from orchestrator import cli, console, records
 from orchestrator.errors import SpecError
 from orchestrator.folder import SweepFolder
 from tests.methods.conftest import write_table
@@ -64,8 +64,16 @@ def test_a_doctor_with_a_complaint_ends_with_1(distilsweep: Told) -> None:
 
 
 def test_methods_are_listed(distilsweep: Told) -> None:
-    assert distilsweep("methods") == (0, "finetune\nhsk\nrosita\ntinybert\n", "")
-    assert json.loads(distilsweep("methods", "--json")[1]) == ["finetune", "hsk", "rosita", "tinybert"]
+    assert distilsweep("methods") == (0, "dynabert\nfinetune\nhsk\nlad\nrosita\ntinybert\nwid\n", "")
+    assert json.loads(distilsweep("methods", "--json")[1]) == [
+        "dynabert",
+        "finetune",
+        "hsk",
+        "lad",
+        "rosita",
+        "tinybert",
+        "wid",
+    ]
 
 
 def test_init_copies_a_shipped_file_and_overwrites_nothing(
@@ -158,6 +166,6 @@ def test_stop_leaves_a_request_for_the_driver(distilsweep: Told, tmp_path: Path)
 def test_a_record_is_found_by_name(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path, "sweep")
     records.write(folder, record("t0000"))
-    assert cli.find_record(folder, "t0000") == record("t0000")
+    assert console.find_record(folder, "t0000") == record("t0000")
     with pytest.raises(SpecError, match="no trial 't9'; there are: t0000"):
-        cli.find_record(folder, "t9")
+        console.find_record(folder, "t9")

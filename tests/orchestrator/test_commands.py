@@ -74,7 +74,7 @@ def test_a_sweep_from_its_file_to_an_exported_model_and_again(place: Place) -> N
     assert (status["state"], status["done"]) == ("complete", 3)
     picked = json.loads(place.run("pick", "quickstart", "--json")[1])
     assert f"winner: {picked['trial']}" in told
-    exported = json.loads(place.run("export", "quickstart", "t0001", "mine", "--json")[1])
+    exported = json.loads(place.run("export", "quickstart", "t0001", "--out", "mine", "--json")[1])
     assert exported["max_difference"] <= 1e-5
     assert (place.folder / "mine" / "model.safetensors").is_file()
     measured = json.loads(place.run("evaluate", "quickstart", "t0001", "--json")[1])

@@ -108,7 +108,7 @@ def test_outputs_in_another_order_are_put_into_the_tasks(distilsweep: Told, tmp_
         (("tiny", "t9"), "no trial 't9'"),
         (("tiny", "t0003"), "no model is stored for it (status stopped)"),
         (("tiny", "t0000", "--split", "test"), "has no split 'test'; it has train, dev"),
-        (("tiny", "t0000", "--column", "text"), "--column: found 'text'"),
+        (("tiny", "t0000", "--column", "text"), '--column: found "text"'),
         (("tiny", "t0000", "--data", "nowhere"), "nowhere"),
         (("tiny", "--best", "0"), "best"),
         (("tiny", "t0000", "--task", "sst2"), "for the sweep tiny, which has its own"),

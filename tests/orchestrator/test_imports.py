@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from methods.parts.checkpoint import card_of, load
 from methods.parts.wordpiece import train_wordpiece
 from orchestrator import cli
-from orchestrator.configs import load_method
+from orchestrator.configs import load_method, method_names
 from orchestrator.errors import SpecError
 from orchestrator.imports import Source, import_checkpoint, read_state
 from orchestrator.spec import load_spec
@@ -186,9 +186,12 @@ GUIDE = Path(__file__).resolve().parents[2] / "docs" / "from-the-originals.md"
 def test_the_guide_names_only_what_exists(tmp_path: Path) -> None:
     text = GUIDE.read_text(encoding="utf-8")
     shared, *parts = [part for part in text.split("\n## ")[1:] if not part.startswith("Your")]
-    for part, name in zip(parts, ("rosita", "hsk", "tinybert"), strict=True):
+    names = [part.split("\n", 1)[0].lower() for part in parts]
+    assert {"rosita", "hsk", "tinybert", "lad"} <= {*names} <= {*method_names()}
+    for part, name in zip(parts, names, strict=True):
         method = load_method(name)
-        assert set(re.findall(r"fixed\.(\w+)", shared + part)) - {"recipe"} <= set(method.fields)
+        said = shared + part if name in {"rosita", "hsk", "tinybert"} else part  # the first three have it in common
+        assert set(re.findall(r"fixed\.(\w+)", said)) - {"recipe"} <= set(method.fields)
         assert set(re.findall(r"fixed\.recipe=([\w-]+)", part)) <= set(method.recipes)
     commands = {command.name or getattr(command.callback, "__name__", "") for command in cli.app.registered_commands}
     named = {
@@ -226,3 +229,59 @@ def test_hsks_golden_models_give_their_logits_after_the_import(shared: Path, tmp
     assert (done.projection is not None) == (name == "tiny4")
     logits = load(tmp_path / "ours")(batch_of(arrays, "pair.")).logits.detach()
     np.testing.assert_allclose(logits, arrays[f"fwd.{name}.logits_relu"], rtol=1e-5, atol=1e-6)
+
+
+def write_lad(folder: Path, shared: Path, task: str) -> Any:
+    """The golden teacher and gates of LAD as its program leaves them, at two steps."""
+    arrays = np.load(shared / "golden" / "golden_lad.npz")
+    folder.mkdir(parents=True)
+    state = {
+        key.removeprefix("teacher/"): torch.from_numpy(arrays[key])
+        for key in arrays.files
+        if key.startswith("teacher/")
+    }
+    state["encoder.embeddings.position_ids"] = torch.arange(32)[None]
+    torch.save({name: torch.zeros_like(value) for name, value in state.items()}, folder / "model-900.pt")
+    torch.save(state, folder / "model-1000.pt")
+    for number in range(4):
+        prefix = f"gate0/{number}/"
+        gate = {
+            key.removeprefix(prefix): torch.from_numpy(arrays[key]) for key in arrays.files if key.startswith(prefix)
+        }
+        torch.save(gate, folder / f"gate-{number}-1000.pt")
+    config = {"task": task, "num_attention_heads": 4, "d_model": 64, "num_hidden_layers": 4, "dropout": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return arrays
+
+
+@pytest.mark.shared
+def test_lads_golden_teacher_gives_its_logits_and_keeps_its_gates(shared: Path, tmp_path: Path) -> None:
+    arrays = write_lad(tmp_path / "theirs", shared, "mnli")
+    done = import_checkpoint(Source(path=tmp_path / "theirs"), tmp_path / "ours")
+    assert (done.kind, done.labels) == ("lad", ("entailment", "neutral", "contradiction"))
+    names = {name: arrays[f"in/{name}"] for name in ("input_ids", "attention_mask", "token_type_ids", "labels")}
+    logits = load(tmp_path / "ours")(batch_of(names, "")).logits.detach()
+    np.testing.assert_allclose(logits, arrays["teacher_logits"], rtol=1e-5, atol=1e-5)
+    gates = load_file(tmp_path / "ours" / "gates.safetensors")
+    assert len(gates) == 16
+    np.testing.assert_array_equal(gates["3.linear.weight"], arrays["gate0/3/linear.weight"])
+    assert any("the 4 gates of this step" in note for note in done.notes)
+    about = json.loads((tmp_path / "ours" / "imported.json").read_text())
+    assert (about["file"], about["head"]) == ("model-1000.pt", "plain")
+
+
+def test_a_dynabert_is_cut_to_a_width(tmp_path: Path, distilsweep: Told) -> None:
+    model = published(heads=4, head_width=2, rank=None)
+    (tmp_path / "theirs").mkdir()
+    torch.save(model.state_dict(), tmp_path / "theirs" / "pytorch_model.bin")
+    config = {"num_attention_heads": 4, "hidden_size": 8, "intermediate_size": 5, "num_hidden_layers": 2}
+    (tmp_path / "theirs" / "config.json").write_text(json.dumps(config))
+    words = ("import", tmp_path / "theirs", "--out", tmp_path / "ours")
+    code, told, error = distilsweep(*words, "--kind", "dynabert", "--width", "0.5", "--task", "mnli")
+    assert code == 0, error
+    assert "the leading 2 heads of each layer" in told
+    assert "contradiction, entailment, neutral in the published order" in told
+    assert [(layer.heads, layer.ffn) for layer in load(tmp_path / "ours").layout.layers] == [(2, 2)] * 2
+    code, _, error = distilsweep("import", tmp_path / "theirs", "--out", tmp_path / "more", "--width", "0.5")
+    assert code == 2
+    assert "--kind dynabert" in error

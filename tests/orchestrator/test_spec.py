@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from methods.parts.blocks import corpus_blocks
+from methods.parts.run import LocalRun
 from orchestrator.configs import build, combine, config_json, due, fits, load_method, method_names
 from orchestrator.errors import SpecError
 from orchestrator.sections import ResourcesSection, StopSection
 from orchestrator.space import Choice, Float, Int
 from orchestrator.spec import SweepSpec, load_spec
 from tests.orchestrator.sweepfiles import PAPERS, changed, load, plan, problems, write
+from tests.parts.encoded import word_tokenizer
 
 
 def again(folder: Path, spec: SweepSpec) -> SweepSpec:
@@ -260,3 +263,19 @@ def test_a_plan_reads_the_augmented_set_and_the_corpus_once(tmp_path: Path) -> N
     assert first.task.corpus == corpus
     more.write_text("text,label\nthe cats run,acceptable\n")
     assert len({first.hash(), plan(tmp_path, text).hash(), plan(tmp_path).hash()}) == 3
+
+
+def test_a_corpus_may_be_a_folder_of_blocks(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("a b c\nd e\n")
+    run = LocalRun(tmp_path / "run")
+    corpus_blocks(tmp_path / "text.txt", word_tokenizer(tmp_path / "words"), 8, run)
+    (stored,) = (tmp_path / "run" / "store").glob("blocks-*")
+    stored.rename(tmp_path / "cut")
+    text = changed() + "corpus: {data: cut}\n"
+    first = plan(tmp_path, text)
+    assert first.task.corpus == tmp_path / "cut"
+    assert plan(tmp_path, text).hash() == first.hash() != plan(tmp_path).hash()
+    (tmp_path / "cut" / "00000" / "tokens.npy").unlink()
+    (found,) = problems(tmp_path, text)
+    assert found.startswith("sweep.yaml:15: corpus: cut/00000: found content ")
+    assert found.endswith("the files have changed; preprocess anew")
