@@ -14,8 +14,8 @@ test: $(INSTALLED)  ## every test but the slow ones; those with a cluster one af
 	$(BIN)/python -m pytest -n 2 -m "not ray and not slow and not gpu and not net" $(ARGS)
 	$(BIN)/python -m pytest -m "ray and not slow and not gpu and not net" $(ARGS)
 
-fast: $(INSTALLED)  ## the tests that need neither Ray nor fresh processes, under a minute
-	$(BIN)/python -m pytest -n 2 -m "not ray and not process and not slow and not gpu and not net" $(ARGS)
+fast: $(INSTALLED)  ## the tests that need neither Ray nor fresh processes nor training runs, under a minute
+	$(BIN)/python -m pytest -n 2 -m "not ray and not process and not long and not slow and not gpu and not net" $(ARGS)
 
 slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu and not net" $(ARGS)

@@ -146,6 +146,7 @@ def _built(final: Path, request: Request, build: Callable[[Site], None], desk: _
     try:
         _led(lambda: _prepare(site), crew)
         wait_for(site.folder)
+        total([1.0], crew.ranks)  # a build that fails at once removes the folder: not before every rank has seen it
         started_s = time.monotonic()
         with rng.borrowed(request.seed, crew.ranks.device):
             build(site)

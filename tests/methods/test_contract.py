@@ -17,6 +17,8 @@ from methods.parts.layout import Layout
 from methods.parts.run import LocalRun, Stopped
 from tests.methods.conftest import Setting
 
+pytestmark = pytest.mark.long
+
 TINY: dict[str, dict[str, Any]] = {
     "dynabert": {
         **{"widths": (1.0, 0.5), "width": 0.5, "epochs": 1.0, "lr": 3e-3, "batch_size": 16, "importance_examples": 64},

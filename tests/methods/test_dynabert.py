@@ -22,6 +22,8 @@ from tests.methods.conftest import Setting
 from tests.methods.test_contract import Interrupted
 from tests.parts.ranks import run_ranks
 
+pytestmark = pytest.mark.long
+
 BERT_BASE = Layout.uniform(vocab=30522, hidden=768, num_layers=12, heads=12, head_width=64, ffn=3072, labels=2)
 TINY: dict[str, Any] = {
     **{"widths": (1.0, 0.5), "width": 0.5, "epochs": 1.0, "lr": 2e-3, "batch_size": 16, "evaluate_every": 0},

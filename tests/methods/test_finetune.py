@@ -6,6 +6,8 @@ from methods import finetune
 from methods.parts.run import LocalRun
 from tests.methods.conftest import Setting
 
+pytestmark = pytest.mark.long
+
 
 def test_it_learns_the_task(setting: Setting, tmp_path: Path) -> None:
     run = LocalRun(tmp_path, store=setting.store)

@@ -21,6 +21,8 @@ from tests.methods.test_contract import Interrupted
 from tests.parts.ranks import run_ranks
 from tests.parts.tiny import defined
 
+pytestmark = pytest.mark.long
+
 BERT_BASE = Layout.uniform(vocab=30522, hidden=768, num_layers=12, heads=12, head_width=64, ffn=3072, labels=2)
 NUMBERS: dict[str, Any] = {"hsk_epochs": 1.0, "epochs": 1.0, "hsk_lr": 3e-3, "lr": 3e-3, "batch_size": 16}
 SHAPE: dict[str, Any] = {"heads": 2, "layers": 2, "ffn_dim": 8, "embedding_rank": 6, "top": 3, **NUMBERS}

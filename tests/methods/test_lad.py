@@ -20,6 +20,8 @@ from tests.methods.test_contract import TINY as ALL
 from tests.methods.test_contract import Interrupted
 from tests.parts.ranks import run_ranks
 
+pytestmark = pytest.mark.long
+
 TINY = ALL["lad"]
 BERT_BASE = Layout.uniform(vocab=30522, hidden=768, num_layers=12, heads=12, head_width=64, ffn=3072, labels=2)
 ROWS = {"mnli": 392702, "qqp": 363846, "qnli": 104743, "sst2": 67349, "mrpc": 3668, "rte": 2490}

@@ -23,6 +23,8 @@ from tests.methods.conftest import Setting
 from tests.methods.test_contract import TINY, Interrupted
 from tests.parts.ranks import run_ranks
 
+pytestmark = pytest.mark.long
+
 BERT_BASE = Layout.uniform(vocab=30522, hidden=768, num_layers=12, heads=12, head_width=64, ffn=3072, labels=2)
 
 

@@ -24,6 +24,8 @@ from tests.methods.conftest import WORDS, Setting, sentence
 from tests.methods.test_contract import Interrupted
 from tests.parts.ranks import run_ranks
 
+pytestmark = pytest.mark.long
+
 BERT_BASE = Layout.uniform(vocab=30522, hidden=768, num_layers=12, heads=12, head_width=64, ffn=3072, labels=2)
 TINY: dict[str, Any] = {
     **{"layers": 2, "hidden": 8, "heads": 4, "ffn_dim": 12, "start": "random", "batch_size": 16, "evaluate_every": 10},

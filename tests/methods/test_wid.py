@@ -17,6 +17,8 @@ from methods.parts.run import LocalRun, Outcome, Stopped
 from tests.methods.conftest import Setting, sentence
 from tests.methods.test_contract import Interrupted
 
+pytestmark = pytest.mark.long
+
 BERT_BASE = Layout.uniform(vocab=30522, hidden=768, num_layers=12, heads=12, head_width=64, ffn=3072, labels=2)
 TINY: dict[str, Any] = {
     **{"target": 8, "text": "task", "inherit_steps": 40, "inherit_batch_size": 16, "inherit_evaluate_every": 20},

@@ -27,6 +27,8 @@ from tests.orchestrator.stored import BARE, POSITIONS, VOCAB, stored_sweep
 from tests.orchestrator.test_cli import Told, distilsweep
 from tests.strategies import random_bert
 
+pytestmark = pytest.mark.long
+
 __all__ = ["distilsweep"]
 
 ONNX = all(find_spec(name) for name in graphs.NEEDED)

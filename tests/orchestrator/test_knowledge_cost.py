@@ -26,6 +26,8 @@ from orchestrator.quota import MOST_BYTES, resolve_quota, used_bytes
 from orchestrator.report import to_html
 from orchestrator.spec import load_spec
 
+pytestmark = pytest.mark.long
+
 LISTENERS = "tests.doubles.listeners"
 SWEEP = """\
 name: listen

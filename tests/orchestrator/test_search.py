@@ -22,6 +22,8 @@ from orchestrator.space import grid
 from orchestrator.study import Study
 from tests.doubles.plans import toy_plan
 
+pytestmark = pytest.mark.long
+
 
 def explore(plan: Plan, root: Path) -> Explorer:
     """A driver's start: everything is read from the folder."""

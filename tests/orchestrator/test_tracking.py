@@ -26,6 +26,8 @@ from orchestrator.tracking import comparison_path
 from orchestrator.ui import serving
 from tests.orchestrator.sweeps import design, small_plan, small_sweep, store
 
+pytestmark = pytest.mark.long
+
 STEPS = (10, 20, 30)
 COMPLETE, STOPPED = SimpleNamespace(status="complete"), SimpleNamespace(status="stopped")
 

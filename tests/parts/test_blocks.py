@@ -22,6 +22,8 @@ from methods.parts.splits import shard_batches
 from tests.parts.encoded import encoded, rows_of, word_tokenizer
 from tests.parts.ranks import run_ranks
 
+pytestmark = pytest.mark.long
+
 CLS, SEP, FIRST = 2, 3, 5
 LETTERS = "a b c d e f g h ."
 

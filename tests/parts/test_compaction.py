@@ -24,6 +24,8 @@ from tests.parts.test_compactors import LAYOUT, compacted
 from tests.parts.tiny import Rows
 from tests.strategies import random_bert
 
+pytestmark = pytest.mark.long
+
 RECIPE = Recipe(
     total_steps=24, lr=1e-3, warmup=0.1, optimizer="uncorrected_adamw", weight_decay=0.01, clip="none", batch_size=8
 )

@@ -28,6 +28,8 @@ from tests.parts.ranks import run_ranks
 from tests.parts.tiny import Rows, defined, flat, label_losses, tiny_bert
 from tests.strategies import layouts, random_bert, rows
 
+pytestmark = pytest.mark.long
+
 GOLDEN = Layout.uniform(vocab=512, positions=64, hidden=64, num_layers=4, heads=4, head_width=16, ffn=128)
 RECIPE = Recipe(epochs=10, batch_size=32, lr=1e-3, clip="tensor", evaluate_every=1, patience=4)
 

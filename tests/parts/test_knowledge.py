@@ -25,6 +25,8 @@ from methods.parts.tokens import Encoded
 from tests.parts.ranks import run_ranks, start
 from tests.parts.taught import ATTENTIVE, FULL, sentences, taught
 
+pytestmark = pytest.mark.long
+
 QUICK = Pace(poll_s=0.01, beat_s=0.05, stale_s=1.0)
 
 SELECTIONS = {

@@ -23,6 +23,8 @@ from methods.parts.stages import Cadence
 from tests.parts.ranks import outcomes_of_ranks, run_ranks, start
 from tests.parts.tiny import Rows, flat, three_losses, tiny_bert, tiny_layout
 
+pytestmark = pytest.mark.long
+
 RECIPE = Recipe(epochs=3, batch_size=8, lr=0.01, warmup=0.2, weight_decay=0.01, evaluate_every=3)
 CADENCE = Cadence(seconds=0, steps=2)
 

@@ -23,6 +23,8 @@ from methods.parts.wordpiece import load_pieces
 from tests.parts.encoded import encoded, rows_of, word_tokenizer
 from tests.parts.ranks import outcomes_of_ranks, run_ranks
 
+pytestmark = pytest.mark.long
+
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
 
 

@@ -15,6 +15,8 @@ from methods.parts.claims import Claim, Pace, Watch, _remove_if, read_claim
 from methods.parts.store import Crew, Request, Site, find, once, sweep
 from tests.parts.ranks import start
 
+pytestmark = pytest.mark.long
+
 QUICK = Pace(poll_s=0.01, beat_s=0.05, stale_s=1.0)
 REQUEST = Request(name="teacher", inputs={"data": "abc", "layers": [1, 2]})
 
