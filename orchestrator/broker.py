@@ -126,7 +126,7 @@ class Gangs:
             return STOP
         if tuple(at) > job.at:
             job.at = tuple(at)  # type: ignore[assignment]
-            job.messages.append({**body, "at": job.at})
+            job.messages.append({**body, "at": job.at, "attempts": job.attempts})
             self.queue.changes += 1
         return GO if tuple(at) < job.at or job.acked >= len(job.messages) else None
 

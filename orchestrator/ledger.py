@@ -95,7 +95,7 @@ class Ledger:
         self.lock = threading.RLock()
         self._watchers = tuple(watchers)
         self._lives = Lives(folder.file("lives.jsonl"))
-        self._lives.take_up(last_status(folder))
+        self._lives.take_up(last_status(folder), last_reports(folder, self.records))
         for record in self.records.values():
             self._drop_stages(record.trial)  # a driver may have died between the record and this
             if record.status in ("done", "stopped") and record.trial != TEACHER:
@@ -119,7 +119,7 @@ class Ledger:
         if at <= live.at:
             return
         numbers = {name: value for name, value in body["metrics"].items() if math.isfinite(value)}
-        entry = {**body, "at": at, "metrics": numbers, "time_s": time.time()}
+        entry = {**body, "at": at, "metrics": numbers, "time_s": time.time(), "began_s": live.started_s}
         path = self.folder.history(trial)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as stream:
@@ -268,6 +268,16 @@ def recall(path: Path, costs: Mapping[str, float]) -> tuple[Curve, Position]:
         curve.add(body)
         at = (int(body["at"][0]), int(body["at"][1]))
     return curve, at
+
+
+def last_reports(folder: SweepFolder, records: Mapping[str, TrialRecord]) -> dict[str, dict[str, Any]]:
+    """The last report of each trial that has a history and no record."""
+    return {
+        path.stem: entry
+        for path in folder.history("t").parent.glob("*.jsonl")
+        if path.stem not in records
+        for entry in list(read_history(path))[-1:]
+    }
 
 
 def read_history(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """What a trial took in drivers that did not see its end, so that its record covers all of them.
 
 A driver that is stopped in good order writes down what its running trials took. One that is killed cannot; the next one
-reads it from the status file, whose last second is the dead driver's.
+reads it from the status file, whose last second is the dead driver's, and from the last report in a trial's history,
+which is newer where the driver died between two beats.
 """
 
 import json
@@ -35,11 +36,19 @@ class Lives:
             trial = values.pop("trial")
             self._lives.setdefault(trial, {})[values["began_s"]] = Life(**values)
 
-    def take_up(self, status: Mapping[str, Any]) -> None:
-        """Ends the lives of the trials that a dead driver's status file shows running, at its last second."""
-        for item in status.get("running", ()):
-            seconds = max(0.0, status["updated_s"] - item["since_s"])
-            self.add(item["trial"], Life(began_s=item["since_s"], seconds=seconds, attempts=item["attempt"]))
+    def take_up(self, status: Mapping[str, Any], reports: Mapping[str, Mapping[str, Any]]) -> None:
+        """Ends the lives of the trials that a dead driver left, at the last second that is known of each.
+
+        Args:
+            status: Its status file: which trials run.
+            reports: The last report of each trial that has no record; newer where the driver died between two beats.
+        """
+        ends = [
+            (item["trial"], item["since_s"], status["updated_s"], item["attempt"]) for item in status.get("running", ())
+        ]
+        ends += [(trial, last["began_s"], last["time_s"], last["attempts"]) for trial, last in reports.items()]
+        for trial, began_s, ended_s, attempts in sorted(ends, key=lambda end: end[2], reverse=True):
+            self.add(trial, Life(began_s=began_s, seconds=max(0.0, ended_s - began_s), attempts=attempts))
 
     def add(self, trial: str, life: Life) -> None:
         """Writes a life down, once."""

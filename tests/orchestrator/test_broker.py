@@ -47,7 +47,7 @@ def test_a_job_is_taken_reported_and_ended(ask: Callable[..., Any]) -> None:
     attempt = serve(ask, "t0")
     assert ask("recv", "t0", 0) is None
     assert ask("report", "t0", attempt, (1, 5), {"score": 0.5}) is None, "undecided until the proxy comes back"
-    assert ask("recv", "t0", 0) == {"score": 0.5, "at": (1, 5)}
+    assert ask("recv", "t0", 0) == {"score": 0.5, "at": (1, 5), "attempts": 1}
     assert ask("report", "t0", attempt, (1, 5), {"score": 0.5}) is None, "asked again: the same report, still undecided"
     assert ask("recv", "t0", 1) is None
     assert ask("report", "t0", attempt, (1, 5), {"score": 0.5}) == GO

@@ -36,9 +36,12 @@ def design(plan: Plan) -> Design:
     return found
 
 
-def report(ledger: Ledger, step: int) -> None:
-    body = {"at": (1, step), "stage": "walk", "final": True, "step": step, "metrics": {"score": 0.1 * step}}
-    ledger.report("t0000", body)
+def report(ledger: Ledger, step: int, attempts: int) -> None:
+    metrics = {"score": 0.1 * step}
+    at = (1, step)
+    ledger.report(
+        "t0000", {"at": at, "stage": "walk", "final": True, "step": step, "metrics": metrics, "attempts": attempts}
+    )
 
 
 def checkpoint(folder: SweepFolder) -> Path:
@@ -70,6 +73,25 @@ def test_a_killed_driver_is_counted_to_its_last_second(plan: Plan, folder: Sweep
     for _ in range(2):  # the second driver dies before it has written a status
         again = Ledger(plan, folder, ())
     again.open("t0000", design)
+    record = again.close("t0000", DONE)
+    assert record is not None
+    assert record.wall_s == pytest.approx(103, abs=2)
+    assert record.attempts == 3
+
+
+def test_a_driver_killed_between_two_beats_is_counted_to_the_last_report(
+    plan: Plan, folder: SweepFolder, design: Design
+) -> None:
+    """The status that it left is older than the trial's first report, or than its second attempt."""
+    ledger = Ledger(plan, folder, ())
+    ledger.open("t0000", design)
+    ledger.live["t0000"].started_s -= 100
+    write_status(ledger, "running", "", {"slots": {0: ""}, "attempts": {}}, 1)
+    report(ledger, 1, attempts=1)
+    report(ledger, 2, attempts=2)
+    for _ in range(2):  # the second driver dies at once
+        again = Ledger(plan, folder, ())
+        again.open("t0000", design)
     record = again.close("t0000", DONE)
     assert record is not None
     assert record.wall_s == pytest.approx(103, abs=2)

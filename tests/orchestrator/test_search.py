@@ -273,7 +273,14 @@ def test_an_interrupted_trial_gets_no_record_and_its_history_counts_on(tmp_path:
     launch = explorer.next()
     assert isinstance(launch, Launch)
     explorer.ledger.open(launch.trial, launch.design)
-    body = {"stage": "walk", "final": True, "step": 1, "at": [1, 1], "metrics": {"score": 0.5, "loss": float("nan")}}
+    body = {
+        "stage": "walk",
+        "final": True,
+        "step": 1,
+        "at": [1, 1],
+        "attempts": 1,
+        "metrics": {"score": 0.5, "loss": float("nan")},
+    }
     explorer.ledger.report(launch.trial, body)
     explorer.ledger.report(launch.trial, body)
     assert explorer.ledger.close(launch.trial, {"status": "halted"}) is None
