@@ -112,21 +112,23 @@ def validate(spec: Spec, overrides: Overrides = None, cluster: ClusterFile = Non
 
 
 @app.command("plan")
-def show_plan(spec: Spec, overrides: Overrides = None, cluster: ClusterFile = None, as_json: Json = False) -> None:
+def show_plan(
+    spec: Spec, overrides: Overrides = None, root: Root = None, cluster: ClusterFile = None, as_json: Json = False
+) -> None:
     """Says what a sweep will do, and what cannot fit, before anything is spent."""
     from orchestrator.plantext import describe
 
-    plan = planned(spec, overrides, cluster)
+    plan = planned(spec, overrides, cluster, root)
     tell(as_json, plan.to_json(), describe(plan))
 
 
-def planned(spec: Path, overrides: list[str] | None, cluster: Path | None) -> "Plan":
-    """The plan of a sweep file."""
+def planned(spec: Path, overrides: list[str] | None, cluster: Path | None, root: Path | None = None) -> "Plan":
+    """The plan of a sweep file, for a folder of sweeps."""
     from orchestrator.cluster import load_cluster
     from orchestrator.plan import make_plan
     from orchestrator.spec import load_spec
 
-    return make_plan(load_spec(spec, overrides or ()), load_cluster(cluster))
+    return make_plan(load_spec(spec, overrides or ()), load_cluster(cluster), root=root)
 
 
 @app.command()
@@ -143,7 +145,7 @@ def run(
     """Runs a sweep, or continues it; then writes the report and exports the winner."""
     from orchestrator.finish import run_to_the_end
 
-    plan = planned(spec, overrides, cluster)
+    plan = planned(spec, overrides, cluster, root)
     folder = SweepFolder((root or default_root()).absolute(), plan.spec.name)
     ended = run_to_the_end(plan, folder, accept_changes=accept_changes, quiet=as_json)
     tell(as_json, ended.to_json(), ended.lines())

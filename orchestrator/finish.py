@@ -1,6 +1,6 @@
 """A sweep from start to finish: run it, write the report, pick and export the winner, say what is next."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from orchestrator.front import best_within, value
 from orchestrator.ledger import Watcher
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
-from orchestrator.quota import resolve_quota
 from orchestrator.records import TrialRecord
 from orchestrator.report import write_report
 from orchestrator.reporter import Reporter
@@ -114,7 +113,6 @@ def trial_table(found: Findings) -> list[str]:
 
 def run_to_the_end(plan: Plan, folder: SweepFolder, *, accept_changes: bool, quiet: bool) -> Ended:
     """Runs or continues a sweep, then makes everything that is made from its records."""
-    plan = replace(plan, quota_bytes=resolve_quota(plan.spec.resources.disk, folder))  # of this folder's disk
     settle(folder, plan, accept=accept_changes)
     tracking = plan.spec.tracking
     tracker = Tracker(folder, Destination.of(folder, tracking.uri, tracking.experiment))

@@ -56,6 +56,7 @@ def _knowledge_lines(plan: Plan) -> Iterator[str]:
             text = f"{stored['live']} of the {stored['designs']} designs tried do not fit and will be distilled live"
             yield f"           {text}: the teacher runs beside them"
     if total := sum(map(plan.predicted_bytes, plan.wishes)):
-        yield f"           shared by all trials: {cost(KNOWLEDGE, total)} in {len(plan.wishes)} stores"
+        stores = "1 store" if len(plan.wishes) == 1 else f"{len(plan.wishes)} stores"
+        yield f"           shared by all trials: {cost(KNOWLEDGE, total)} in {stores}"
     if total > plan.quota_bytes:
         yield "           which is more than the disk quota: what does not fit is stored in part or distilled live"

@@ -129,7 +129,7 @@ def test_what_is_wrong_is_one_clear_line_and_exit_code_2(
 def test_an_unforeseen_failure_is_one_line_with_the_path_of_its_log(
     distilsweep: Told, sweep_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(spec: Path, overrides: object, cluster: object) -> None:
+    def broken(*_: object) -> None:
         raise RuntimeError("the sky fell")
 
     monkeypatch.setattr(cli, "planned", broken)

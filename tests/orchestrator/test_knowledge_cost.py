@@ -101,7 +101,7 @@ def test_the_plan_tells_knowledge_and_what_is_distilled_live(tmp_path: Path) -> 
 def test_what_adds_up_beyond_the_quota_is_told(tmp_path: Path) -> None:
     sizes = [resolved(plan(tmp_path), states=states).costs["knowledge_bytes"] for states in (1, 4)]
     made = plan(tmp_path, f"resources.disk={int(max(sizes))}")
-    assert "in 1 stores" in "\n".join(describe(made))
+    assert "in 1 store" in "\n".join(describe(made))
     made = plan(tmp_path, f"resources.disk={int(max(sizes)) - 1}")
     assert "which is more than the disk quota" in "\n".join(describe(made))
 
