@@ -27,20 +27,19 @@ from methods.parts.bert import set_dropout
 from methods.parts.checkpoint import load
 from methods.parts.elastic_training import COMPAT, Weights
 from methods.parts.evaluate import evaluate
+from methods.parts.label_training import label_training
 from methods.parts.layout import Layout
 from methods.parts.loop import fit
 from methods.parts.point import Elastic
-from methods.parts.pruning import learn_labels
 from methods.parts.ranges import check_any, check_compat, check_least
 from methods.parts.recipe import Recipe
 from methods.parts.run import Outcome, Run
 from methods.parts.selection import Selection
-from methods.parts.splits import open_splits, scorer, training_batches
+from methods.parts.splits import open_splits
 from methods.parts.supernet import extract
 from methods.parts.supernet_stages import Phase, Upbringing, best_for, supernet, taught
 from methods.parts.tasks import Task
 from methods.parts.teacher import Teacher
-from methods.parts.training import Training
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,8 +176,7 @@ def compress(task: Task, teacher: Teacher, config: Config, run: Run) -> Outcome:
     recipe = recipe_of(config, config.finetune_epochs, config.finetune_lr)
     with run.stage("subnet", final=True) as stage:
         if config.finetune_epochs:
-            data, score = training_batches(splits.train, recipe, run), scorer(task, splits.search, run)
-            fit(Training(model=model, data=data, losses=learn_labels(model), evaluate=score), recipe, stage, run)
+            fit(label_training(model, task, splits, recipe, run), recipe, stage, run)
         else:
             run.report(0, {"epoch": 0.0, **evaluate(model, task, splits.search, run)})
     numbers = {"heads": subnet.heads, "neurons": subnet.neurons, "layers": [block + 1 for block in subnet.blocks]}

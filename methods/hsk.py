@@ -30,6 +30,7 @@ from methods.parts.loop import fit
 from methods.parts.narrow import narrow_layout, narrow_student
 from methods.parts.projection import Projection
 from methods.parts.pruning import label_importance, prune
+from methods.parts.ranges import check_compat, check_least
 from methods.parts.recipe import Recipe
 from methods.parts.run import Outcome, Run
 from methods.parts.selection import Selection
@@ -99,13 +100,10 @@ class Config(Choice):
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        for name in ("heads", "layers", "ffn_dim", "embedding_rank", "hidden", "importance_examples"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name}: found {value!r}, allowed is at least 1")
+        check_least(self, 1, "heads", "layers", "ffn_dim", "embedding_rank", "hidden", "importance_examples")
         if self.temperature <= 0 or self.patience < 0:
             raise ValueError(f"temperature, patience: found {self.temperature}, {self.patience}; allowed are > 0, >= 0")
-        if unknown := [name for name in self.compat if name not in COMPAT]:
-            raise ValueError(f"compat: found {unknown[0]!r}, allowed are {', '.join(COMPAT)}")
+        check_compat(self.compat, COMPAT)
         if self.knowledge == "stored" and set(self.compat) - {"relu-head"}:
             raise ValueError(f"knowledge: found 'stored' with compat {list(self.compat)}, allowed are auto and live")
         _ = self.kept, recipes(self, 1)

@@ -30,6 +30,7 @@ from methods.parts.layerwise import Layerwise, layer_training, weighted
 from methods.parts.layout import Layout
 from methods.parts.loop import fit
 from methods.parts.narrow import narrow_layout
+from methods.parts.ranges import check_compat
 from methods.parts.recipe import Recipe
 from methods.parts.run import Outcome, Run
 from methods.parts.selection import Selection
@@ -116,8 +117,7 @@ class Config:
         for name in ("layers", "hidden", "heads", "ffn_dim", "general_epochs", "prediction_weight", "temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: found {getattr(self, name)!r}, allowed is above 0")
-        if unknown := [name for name in self.compat if name not in COMPAT]:
-            raise ValueError(f"compat: found {unknown[0]!r}, allowed are {', '.join(COMPAT)}")
+        check_compat(self.compat, COMPAT)
         general_of(self)
 
 

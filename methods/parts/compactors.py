@@ -29,7 +29,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from methods.parts.bert import Bert
-from methods.parts.layers import Attended, Heads, Tokens
+from methods.parts.layers import LINEARS, Attended, Heads, Tokens
 from methods.parts.layout import Layout
 from methods.parts.mask_groups import DECODER, EMBEDDINGS, RESIDUAL, TRANSFORM, WORDS, groups_of, layer_name
 
@@ -38,16 +38,6 @@ COMPAT = ("uer-layernorm",)
 root."""
 
 UER_EPS = 1e-6
-
-LINEARS = (
-    "attention.self.query",
-    "attention.self.key",
-    "attention.self.value",
-    "attention.output.dense",
-    "intermediate.dense",
-    "output.dense",
-)
-"""The linear maps of a layer, all with a compactor on either side."""
 
 
 class MaskedNorm(nn.Module):

@@ -24,16 +24,9 @@ import torch
 from torch import Tensor
 
 from methods.parts.bert import Bert
-from methods.parts.layers import Layer
+from methods.parts.layers import LINEARS, Layer
 
-MATRICES = (
-    "attention.self.query",
-    "attention.self.key",
-    "attention.self.value",
-    "attention.output.dense",
-    "intermediate.dense",
-    "output.dense",
-)
+MATRICES = LINEARS
 """The weight matrices of a layer that have a Taylor score; the last three decide heads and neurons."""
 
 WEIGHTS = ("current", "final")

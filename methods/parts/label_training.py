@@ -11,11 +11,20 @@ from methods.parts.recipe import Recipe
 from methods.parts.run import Run
 from methods.parts.splits import Splits, scorer, training_batches
 from methods.parts.tasks import Task
-from methods.parts.training import Training
+from methods.parts.training import Losses, Training
+
+
+def learn_labels(model: Bert) -> Losses:
+    """The task's own loss: cross-entropy, or the squared error of a regression."""
+
+    def losses(batch: Batch) -> Iterator[Sequence[Term]]:
+        yield [label_loss(model(batch).logits, batch.labels)]
+
+    return losses
 
 
 def label_training(model: Bert, task: Task, splits: Splits, recipe: Recipe, run: Run) -> Training:
-    """Cross-entropy (squared error in a regression) on the training rows; the best on the search half is kept.
+    """The task's own loss on the training rows; the best on the search half is kept.
 
     Args:
         model: with a classifier; trained in place.
@@ -24,9 +33,5 @@ def label_training(model: Bert, task: Task, splits: Splits, recipe: Recipe, run:
         recipe: the numbers of the batches.
         run: the world.
     """
-
-    def losses(batch: Batch) -> Iterator[Sequence[Term]]:
-        yield [label_loss(model(batch).logits, batch.labels)]
-
     data = training_batches(splits.train, recipe, run)
-    return Training(model=model, data=data, losses=losses, evaluate=scorer(task, splits.search, run))
+    return Training(model=model, data=data, losses=learn_labels(model), evaluate=scorer(task, splits.search, run))

@@ -21,6 +21,16 @@ from methods.parts.layout import LayerLayout, Layout
 MASKED = -10000.0
 """Added to the scores of padded keys, as in the original BERT code; their softmax weight is exactly 0 in fp32."""
 
+LINEARS = (
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+)
+"""The linear maps of a layer, by their names within it."""
+
 Attended = tuple[Tensor, Tensor | None, Tensor | None]
 """States, raw scores (B, h, L, L) if asked for, the [CLS] query's scores (B, h, L) if asked for."""
 

@@ -32,9 +32,10 @@ from methods.parts.bert import Bert, set_dropout
 from methods.parts.checkpoint import load
 from methods.parts.files import JsonValue
 from methods.parts.importance import Importance
+from methods.parts.label_training import learn_labels
 from methods.parts.layers import Layer
 from methods.parts.loop import fit
-from methods.parts.pruning import SCORES, learn_labels, read_scores, write_scores
+from methods.parts.pruning import SCORES, read_scores, write_scores
 from methods.parts.recipe import Recipe
 from methods.parts.run import Run
 from methods.parts.sharded import Sharded

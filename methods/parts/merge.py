@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from methods.parts.bert import Bert
-from methods.parts.compactors import COMPAT, LINEARS, CompactedBert
+from methods.parts.compactors import COMPAT, CompactedBert
 from methods.parts.files import read_json, read_tensors, wait_for
+from methods.parts.layers import LINEARS
 from methods.parts.layout import LayerLayout, Layout
 from methods.parts.mask_groups import DECODER, EMBEDDINGS, RESIDUAL, TRANSFORM, WORDS, layer_name
 

@@ -9,18 +9,17 @@ References:
     https://arxiv.org/abs/2103.11367
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from methods.parts.batches import Batch
 from methods.parts.bert import Bert
 from methods.parts.checkpoint import load
 from methods.parts.files import JsonValue, read_tensors, write_tensors
 from methods.parts.importance import Importance, TaylorScores, top
+from methods.parts.label_training import learn_labels
 from methods.parts.layout import Layout
 from methods.parts.loop import fit
-from methods.parts.losses import Term, label_loss
 from methods.parts.recipe import Recipe
 from methods.parts.run import Run
 from methods.parts.splits import Splits, training_batches
@@ -45,15 +44,6 @@ class Scoring:
     recipe: Recipe
     weights: str = "current"
     """One of `importance.WEIGHTS`."""
-
-
-def learn_labels(model: Bert) -> Losses:
-    """The task's own loss."""
-
-    def losses(batch: Batch) -> Iterator[Sequence[Term]]:
-        yield [label_loss(model(batch).logits, batch.labels)]
-
-    return losses
 
 
 def label_importance(
