@@ -129,13 +129,19 @@ def import_model(  # noqa: PLR0913  the options of a command
     width: Annotated[
         float | None, typer.Option(help="dynabert: the share of heads and neurons to keep, e.g. 0.5; default: all.")
     ] = None,
+    depth: Annotated[float | None, typer.Option(help="dynabert: the share of layers to keep; default: all.")] = None,
+    keep: Annotated[
+        str, typer.Option(help="dynabert: first or last layer of each group, as the supernet was trained.")
+    ] = "first",
     as_json: Json = False,
 ) -> None:
     """Converts a checkpoint of the published ROSITA, TinyBERT, HSK, LAD, DynaBERT or WID code; nothing in it is run."""
     from orchestrator.imports import Source, import_checkpoint
 
     with plainly():
-        source = Source(path=path, kind=kind, head=head, task=task, tokenizer=tokenizer, width=width)
+        source = Source(
+            path=path, kind=kind, head=head, task=task, tokenizer=tokenizer, width=width, depth=depth, keep=keep
+        )
         done = import_checkpoint(source, out)
     tell(as_json, dataclasses.asdict(done), done.lines())
 

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -16,8 +16,10 @@ from torch import Tensor
 from methods.parts import glue
 from methods.parts.bert import HEADS
 from methods.parts.checkpoint import TOKENIZER, save
+from methods.parts.elastic import Keep
 from methods.parts.examples import contents
 from methods.parts.files import read_json, read_tensors, write_json, write_tensors
+from methods.parts.foreign import Part
 from methods.parts.originals import KINDS, Converted, convert, label_order
 from methods.parts.teacher import permute_classifier
 from methods.parts.wordpiece import load_pieces
@@ -45,10 +47,15 @@ class Source:
     """Folder of the tokenizer; None is the checkpoint's own."""
     width: float | None = None
     """DynaBERT: the share of heads and neurons to keep; None keeps all."""
+    depth: float | None = None
+    """DynaBERT: the share of layers to keep; None keeps all."""
+    keep: str = "first"
+    """DynaBERT: which layer of a group survives a smaller depth."""
 
     def __post_init__(self) -> None:
         """Refuse names that do not exist, all at once."""
         names = [("kind", self.kind, (AUTO, *KINDS)), ("task", self.task, tuple(glue.CATALOGUE))]
+        names += [("keep", self.keep, get_args(Keep))]
         problems = [
             f"import: --{what}: found {name!r}; allowed: {listed(allowed)}{nearest(name, allowed)}"
             for what, name, allowed in [*names, ("head", self.head, HEADS)]
@@ -97,7 +104,7 @@ def import_checkpoint(source: Source, target: Path) -> Imported:
             config,
             kind=None if source.kind == AUTO else source.kind,
             head=source.head,
-            width=source.width,
+            part=Part(width=source.width, depth=source.depth, keep="last" if source.keep == "last" else "first"),
         )
         labels, notes = _in_task_order(found, source.task or _said_task(found.kind, config))
         tokenizer, said = _tokenizer(source, weights.parent, found.model.layout.vocab)

@@ -24,6 +24,8 @@ from typing import Any
 
 from torch import Tensor
 
+from methods.parts.elastic import Keep, kept_blocks
+
 FOREIGN = ("lad", "dynabert", "wid")
 """The programs that are translated here. All three have a plain classifier head."""
 
@@ -49,24 +51,46 @@ class Translated:
     """One line each, for the user."""
 
 
-def translate(
-    kind: str, state: Mapping[str, Tensor], config: Mapping[str, Any], width: float | None = None
-) -> Translated:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """The sub-network of a DynaBERT supernet that is wanted."""
+
+    width: float | None = None
+    """Share of heads and neurons; None keeps what the tensors hold."""
+    depth: float | None = None
+    """Share of the layers; None keeps all."""
+    keep: Keep = "first"
+    """Which layer of a group survives a smaller depth: the released program keeps the first."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is left out."""
+        return self.width is None and self.depth is None
+
+
+WHOLE = Part()
+"""All of a checkpoint."""
+
+
+def translate(kind: str, state: Mapping[str, Tensor], config: Mapping[str, Any], part: Part = WHOLE) -> Translated:
     """Rename a checkpoint of one of `FOREIGN`.
 
     Args:
         kind: which.
         state: the tensors by their published names, without DataParallel's `module.`.
         config: the parsed config.json.
-        width: DynaBERT: the share of heads and neurons to keep; None keeps what the tensors hold.
+        part: DynaBERT: what to keep.
 
     Raises:
         ValueError: a size that is needed is not said, or the tensors are an unfinished model.
     """
-    if width is not None and kind != "dynabert":
-        raise ValueError(f"width: found {width} for a checkpoint of {kind}; allowed for dynabert")
     if kind == "dynabert":
-        return _dynabert(state, config, width)
+        deep = _shallower(state, config, part)
+        wide = _narrower(deep.state, deep.config, part.width)
+        return Translated(state=wide.state, config=wide.config, notes=(*deep.notes, *wide.notes))
+    for name in ("width", "depth"):
+        if (share := getattr(part, name)) is not None:
+            raise ValueError(f"{name}: found {share} for a checkpoint of {kind}; allowed for dynabert")
     return _lad(state, config) if kind == "lad" else _wid(state, config)
 
 
@@ -108,7 +132,28 @@ def _lad(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Translated:
     return Translated(state=renamed, config={**sizes, "num_attention_heads": heads}, notes=())
 
 
-def _dynabert(state: Mapping[str, Tensor], config: Mapping[str, Any], width: float | None) -> Translated:
+_LAYER = re.compile(r"^(bert\.encoder\.layer\.)(\d+)(\..*)$")
+
+
+def _shallower(state: Mapping[str, Tensor], config: Mapping[str, Any], part: Part) -> Translated:
+    """DynaBERT: the layers of a depth, numbered anew."""
+    if part.depth is None:
+        return Translated(state=state, config=config, notes=())
+    count = 1 + max((int(found[2]) for found in map(_LAYER.match, state) if found), default=-1)
+    kept = kept_blocks(part.depth, count, part.keep)
+    moved: dict[str, Tensor] = {}
+    for name, value in state.items():
+        found = _LAYER.match(name)
+        if found is None:
+            moved[name] = value
+        elif int(found[2]) in kept:
+            moved[f"{found[1]}{kept.index(int(found[2]))}{found[3]}"] = value
+    layers = ", ".join(str(block + 1) for block in kept)
+    note = f"depth {part.depth:g}: layers {layers} of {count} (the {part.keep} of each group)"
+    return Translated(state=moved, config={**config, "num_hidden_layers": len(kept)}, notes=(note,))
+
+
+def _narrower(state: Mapping[str, Tensor], config: Mapping[str, Any], width: float | None) -> Translated:
     """DynaBERT: the leading heads and neurons of a rewired supernet, or a model that was cut already."""
     heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
     if type(heads) is not int or type(hidden) is not int or heads < 1 or hidden % heads:

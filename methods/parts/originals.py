@@ -26,7 +26,7 @@ from torch import Tensor
 
 from methods.parts.bert import Bert
 from methods.parts.card import ALLOWED
-from methods.parts.foreign import FOREIGN, LAD_ORDER, foreign_kind, translate
+from methods.parts.foreign import FOREIGN, LAD_ORDER, WHOLE, Part, foreign_kind, translate
 from methods.parts.layout import LayerLayout, Layout
 
 KINDS = ("rosita", "tinybert", "hsk", *FOREIGN)
@@ -73,7 +73,7 @@ def convert(
     *,
     kind: str | None = None,
     head: str | None = None,
-    width: float | None = None,
+    part: Part = WHOLE,
 ) -> Converted:
     """Make a model of a published checkpoint.
 
@@ -82,16 +82,16 @@ def convert(
         config: the parsed config.json.
         kind: one of `KINDS`; None is seen from the tensors and the configuration.
         head: kind of the classifier head, one of `bert.HEADS`; None is the program's own.
-        width: DynaBERT: the share of heads and neurons to keep; None keeps what the tensors hold.
+        part: DynaBERT: what to keep.
 
     Raises:
         ValueError: the tensors are no such checkpoint, or do not go with the configuration.
     """
     kind = kind or kind_of(state, config)
     said: tuple[str, ...] = ()
-    if kind in FOREIGN or width is not None:
+    if kind in FOREIGN or not part.whole:
         plain = {name.removeprefix("module."): value for name, value in state.items()}
-        found = translate(kind, plain, config, width)
+        found = translate(kind, plain, config, part)
         state, config, said = found.state, found.config, found.notes
     named, notes = _renamed(state)
     notes += said

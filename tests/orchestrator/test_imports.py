@@ -282,6 +282,13 @@ def test_a_dynabert_is_cut_to_a_width(tmp_path: Path, distilsweep: Told) -> None
     assert "the leading 2 heads of each layer" in told
     assert "contradiction, entailment, neutral in the published order" in told
     assert [(layer.heads, layer.ffn) for layer in load(tmp_path / "ours").layout.layers] == [(2, 2)] * 2
+    words = ("import", tmp_path / "theirs", "--out", tmp_path / "shallow", "--kind", "dynabert", "--depth", "0.5")
+    code, told, error = distilsweep(*words)
+    assert code == 0, error
+    assert "layers 1 of 2 (the first of each group)" in told
+    code, _, error = distilsweep(*words[:3], tmp_path / "none", *words[4:], "--keep", "middle")
+    assert code == 2
+    assert "--keep: found 'middle'; allowed: last, first" in error
     code, _, error = distilsweep("import", tmp_path / "theirs", "--out", tmp_path / "more", "--width", "0.5")
     assert code == 2
     assert "--kind dynabert" in error

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from methods.parts.bert import Bert
-from methods.parts.foreign import foreign_kind, translate
+from methods.parts.foreign import Part, foreign_kind, translate
 from methods.parts.layout import Layout
 from methods.parts.originals import convert, kind_of, label_order
 from tests.parts.test_originals import batch_of
@@ -54,17 +54,25 @@ def test_dynaberts_widths_are_the_leading_heads_and_neurons() -> None:
     config = {"num_attention_heads": 4, "hidden_size": 16, "num_hidden_layers": 2}
     whole = convert(model.state_dict(), config, kind="dynabert")
     assert whole.model.layout == LAYOUT
-    half = convert(model.state_dict(), config, kind="dynabert", width=0.5)
+    half = convert(model.state_dict(), config, kind="dynabert", part=Part(width=0.5))
     assert [(layer.heads, layer.head_width, layer.ffn) for layer in half.model.layout.layers] == [(2, 4, 4)] * 2
     again = convert(half.model.state_dict(), config, kind="dynabert")
     assert again.model.layout == half.model.layout
-    odd = convert(model.state_dict(), config, kind="dynabert", width=0.6)
+    odd = convert(model.state_dict(), config, kind="dynabert", part=Part(width=0.6))
     assert any("the nearest to 0.6 of 4" in note for note in odd.notes)
     for width in (0.0, 1.5):
         with pytest.raises(ValueError, match=f"width: found {width}, allowed is a share"):
-            convert(model.state_dict(), config, kind="dynabert", width=width)
+            convert(model.state_dict(), config, kind="dynabert", part=Part(width=width))
+    shallow = convert(model.state_dict(), config, kind="dynabert", part=Part(depth=0.5, keep="last"))
+    assert any("layers 2 of 2 (the last of each group)" in note for note in shallow.notes)
+    kept, whole_state = shallow.model.state_dict(), model.state_dict()
+    assert len(shallow.model.layout.layers) == 1
+    for name, value in kept.items():
+        assert torch.equal(value, whole_state[name.replace("layer.0.", "layer.1.")]), name
+    with pytest.raises(ValueError, match=r"depth: found 0\.1, which keeps 0 of 2 layers"):
+        convert(model.state_dict(), config, kind="dynabert", part=Part(depth=0.1))
     with pytest.raises(ValueError, match="for a checkpoint of lad"):
-        convert(lad(model), config, width=0.5)
+        convert(lad(model), config, part=Part(width=0.5))
     with pytest.raises(ValueError, match="whole model's heads divide"):
         convert(model.state_dict(), {"num_attention_heads": 5, "hidden_size": 16}, kind="dynabert")
 
@@ -125,13 +133,14 @@ def test_the_programs_are_told_apart() -> None:
 
 
 @pytest.mark.shared
+@pytest.mark.parametrize("depth", [1.0, 0.5])
 @pytest.mark.parametrize("width", [1.0, 0.75, 0.5, 0.25])
-def test_dynaberts_golden_subnetworks_give_their_logits(shared: Path, width: float) -> None:
+def test_dynaberts_golden_subnetworks_give_their_logits(shared: Path, width: float, depth: float) -> None:
     arrays = np.load(shared / "golden" / "golden_dynabert.npz")
     state = {key[3:]: torch.from_numpy(arrays[key]) for key in arrays.files if key.startswith("wr/")}
     config = json.loads(str(arrays["cfg_json"]))
-    model = convert(state, config, kind="dynabert", width=width).model
-    wanted = arrays[f"sub/w{width}_d1.0/logits"]
+    model = convert(state, config, kind="dynabert", part=Part(width=width, depth=depth)).model
+    wanted = arrays[f"sub/w{width}_d{depth}/logits"]
     np.testing.assert_allclose(model(batch_of(arrays, "")).logits.detach(), wanted, rtol=1e-5, atol=1e-5)
 
 
