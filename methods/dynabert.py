@@ -20,11 +20,12 @@ References:
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from methods.parts.bert import set_dropout
-from methods.parts.checkpoint import load
+from methods.parts.bert import Bert, set_dropout
+from methods.parts.checkpoint import card_of, load
 from methods.parts.elastic_training import COMPAT, Weights
 from methods.parts.evaluate import evaluate
 from methods.parts.label_training import label_training
@@ -169,9 +170,9 @@ def knowledge(config: Config, teacher: Layout) -> Selection | None:
 def compress(task: Task, teacher: Teacher, config: Config, run: Run) -> Outcome:
     """Have the supernet trained, once for all trials; take the trial's sub-network, and score it."""
     splits, plan = open_splits(task, teacher.tokenizer, run), upbringing(config)
-    subnet, choices = config.subnet(teacher.layout), plan.phases[-1].choices
-    folder = best_for(supernet(plan, task, splits, teacher, run), choices, teacher.layout, subnet)
-    model = extract(load(folder), subnet).to(run.device)
+    subnet = config.subnet(teacher.layout)
+    stored = supernet(plan, task, splits, teacher, run)
+    model = take(config, stored).to(run.device)
     set_dropout(model, config.dropout)
     recipe = recipe_of(config, config.finetune_epochs, config.finetune_lr)
     with run.stage("subnet", final=True) as stage:
@@ -180,6 +181,16 @@ def compress(task: Task, teacher: Teacher, config: Config, run: Run) -> Outcome:
         else:
             run.report(0, {"epoch": 0.0, **evaluate(model, task, splits.search, run)})
     numbers = {"heads": subnet.heads, "neurons": subnet.neurons, "layers": [block + 1 for block in subnet.blocks]}
-    return Outcome(
-        model=model, layout=model.layout, notes={"head": model.head, **{k: [*v] for k, v in numbers.items()}}
-    )
+    facts = {"head": model.head, "supernet": stored.name}
+    return Outcome(model=model, layout=model.layout, notes={**facts, **{k: [*v] for k, v in numbers.items()}})
+
+
+def take(config: Config, stored: Path) -> Bert:
+    """The sub-network of a stored supernet that a trial of this config starts from.
+
+    Raises:
+        ValueError: the supernet was not trained for it.
+    """
+    whole, choices = card_of(stored).layout, upbringing(config).phases[-1].choices
+    subnet = config.subnet(whole)
+    return extract(load(best_for(stored, choices, whole, subnet)), subnet)

@@ -1,6 +1,7 @@
 """The command that writes a model for use elsewhere."""
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,14 @@ def export_model(  # noqa: PLR0913  the options of a command
         bool, typer.Option("--with-code", help="compact: the model's code too, for use without distilsweep.")
     ] = False,
     int8: Annotated[bool, typer.Option("--int8", help="onnx: a quantised graph too, measured on dev.")] = False,
+    width: Annotated[
+        float | None, typer.Option(help="Another sub-network of the trial's supernet: share of heads and neurons.")
+    ] = None,
+    depth: Annotated[float | None, typer.Option(help="The same: share of the layers.")] = None,
+    ffn_width: Annotated[float | None, typer.Option(help="The same: share of the neurons alone.")] = None,
+    layer_widths: Annotated[
+        str | None, typer.Option(help="The same: a width for each layer of the supernet, e.g. 1,0.5,0.5.")
+    ] = None,
     licence: Annotated[str, typer.Option("--licence", help="For the model card, e.g. apache-2.0.")] = "unknown",
     root: Root = None,
     as_json: Json = False,
@@ -36,12 +45,25 @@ def export_model(  # noqa: PLR0913  the options of a command
     """Writes a trial's model as a folder for use elsewhere, reopened in a fresh process and compared."""
     from orchestrator.export import export
     from orchestrator.formats import Wanted
+    from orchestrator.subnets import Point, subnet_record
 
     wanted = Wanted(format=form, with_code=with_code, int8=int8, licence=licence)
+    point = Point(width=width, depth=depth, ffn_width=ffn_width, layer_widths=_shares(layer_widths))
     folder = find_sweep(sweep, root)
-    with plainly():
-        done = export(folder, _asked_for(folder, trial), out, wanted)
+    with plainly(), tempfile.TemporaryDirectory(prefix="distilsweep-") as place:
+        record = _asked_for(folder, trial)
+        if point:
+            record = subnet_record(folder, record, point, Path(place))
+        done = export(folder, record, out, wanted)
     tell(as_json, dataclasses.asdict(done), done.lines())
+
+
+def _shares(text: str | None) -> tuple[float, ...]:
+    """Numbers with commas between them."""
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise SpecError([f"--layer-widths: found {text!r}; allowed are numbers with commas, e.g. 1,0.5,0.5"]) from None
 
 
 def _asked_for(folder: "SweepFolder", trial: str | None) -> "TrialRecord":
