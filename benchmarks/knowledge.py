@@ -1,6 +1,6 @@
 """What a store of the teacher's knowledge saves: HSK epochs with the store and with the live teacher, by turns.
 
-Run as `python benchmarks/knowledge.py [--rows 1024] [--rounds 3] [--length 64]`. Random weights and tokens; a student
+Run as `python benchmarks/knowledge.py [--rows 256] [--rounds 3] [--length 64]`. Random weights and tokens; a student
 of ROSITA's kind (6 layers, 2 heads, a quarter of the FFN, factorised word table) learns the states of a 12-layer
 teacher at two amounts: one layer, ten tokens and a tenth of the coordinates (`1l_10t_0.1h`), and everything. Both sides
 see the same batches with the same padding, dtype and optimizer. Then a process that reads a whole store tells how much
@@ -188,14 +188,14 @@ def told(name: str, values: list[float], unit: str) -> str:
 def main() -> None:
     """Runs both amounts and the readers, and prints."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", type=int, default=1024)
+    parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--length", type=int, default=64, help="tokens of the longest row")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, default=12, help="of the teacher; the student has 6")
-    parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--memory-rows", type=int, default=256, help="of the smaller store whose reader is measured")
+    parser.add_argument("--hidden", type=int, default=768)
+    parser.add_argument("--heads", type=int, default=12)
+    parser.add_argument("--memory-rows", type=int, default=128, help="of the smaller store whose reader is measured")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     hidden, heads = options.hidden, options.heads
