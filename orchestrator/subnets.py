@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from methods.parts.checkpoint import card_of, save
+from methods.parts.point import NUM_FIELDS
 from methods.parts.run import LocalRun
 from orchestrator.changes import stored_plan
 from orchestrator.configs import build, load_method
@@ -20,7 +21,7 @@ from orchestrator.subjects import model_folder
 
 SUPERNET = "supernet"
 """What a method that trains one notes: the artifact's name in the store."""
-OWN_WIDTHS = tuple(f"width_{number}" for number in range(1, 13))
+OWN_WIDTHS = tuple(f"width_{number}" for number in range(1, NUM_FIELDS + 1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +32,6 @@ class Point:
     ffn_width: float | None = None
     depth: float | None = None
     layer_widths: tuple[float, ...] = ()
-    layer_ffn_widths: tuple[float, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether anything is named."""
@@ -45,11 +45,11 @@ class Point:
 
     def over(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """A trial's values with these in their place; widths that are named replace those of all layers."""
-        values = dict(config)
-        if self.width is not None or self.layer_widths:
+        values, wide = dict(config), self.width is not None or bool(self.layer_widths)
+        if wide:
             values |= {"per_layer": False, "layer_widths": list(self.layer_widths), **dict.fromkeys(OWN_WIDTHS)}
-        if self.width is not None or self.ffn_width is not None or self.layer_ffn_widths:
-            values |= {"ffn_width": self.ffn_width, "layer_ffn_widths": list(self.layer_ffn_widths)}
+        if wide or self.ffn_width is not None:  # neurons follow the new heads, unless they are named too
+            values |= {"ffn_width": self.ffn_width, "layer_ffn_widths": []}
         named = {"width": self.width, "depth": self.depth}
         return {**values, **{name: value for name, value in named.items() if value is not None}}
 

@@ -109,4 +109,6 @@ def test_a_point_replaces_what_it_names() -> None:
     assert Point(depth=0.5).over(own) == {**own, "depth": 0.5}
     wide = Point(width=0.5).over(own)
     assert (wide["width"], wide["per_layer"], wide["width_1"], wide["ffn_width"]) == (0.5, False, None, None)
+    assert Point(layer_widths=(1.0, 0.5)).over(own)["ffn_width"] is None, "neurons follow the heads"
+    assert Point(ffn_width=0.5).over(own)["width_1"] == 0.5, "heads stay"
     assert Point(width=0.5, layer_widths=(1.0, 0.5)).name == "width-0.5-layer-widths-1+0.5"
