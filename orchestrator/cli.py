@@ -5,6 +5,8 @@ budget; 130 interrupted (run the same command again to continue). Modules that l
 by the command that needs them, so that `--help`, `methods` and `status` answer at once.
 """
 
+import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -217,6 +219,21 @@ def fail(lines: Sequence[str], exit_code: int) -> NoReturn:
     """Prints problems, one a line, and ends."""
     for line in lines:
         print(line, file=sys.stderr)
+    leave(exit_code)
+
+
+def leave(exit_code: int) -> NoReturn:
+    """Ends the process with this exit code, and Ray's processes, if there still are any, with it.
+
+    Where Ray could not be shut down because a thread still waits for it, Python's own end would shut it down, and Ray
+    would now and then answer that thread by ending the process with exit code 1.
+    """
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
     sys.exit(exit_code)
 
 
@@ -242,5 +259,4 @@ def main() -> None:
         fail([f"distilsweep failed: {first} (traceback: {crash_log()})"], 1)
     if code == INTERRUPTED:
         fail(["interrupted; run the same command again to continue"], INTERRUPTED)
-    if code:
-        sys.exit(code)
+    leave(code or 0)
