@@ -6,9 +6,9 @@
     merge:    W' = C_out[kept, :] W C_in[:, kept], the student; depth stays
     then:     fine-tuning on the labels with a fresh pooler and classifier
 
-No teacher runs and nothing is aligned with it. All but the last stage is task-agnostic and shared by all trials of a
-width. The published code's defects are not kept: its students' attention is scaled by another width than was trained
-with, ties of norms remove everything, and the edit of Adam's moment slows down what is kept (`mode: faithful` has it).
+No teacher runs. All but the last stage is task-agnostic and shared by all trials of a width. Of the published code's
+defects none is kept: its students' attention is scaled by another width than was trained with, ties of norms remove
+everything, and the edit of Adam's moment slows down what is kept (`mode: faithful` has it).
 
 References:
     Wu et al.: Weight-Inherited Distillation for Task-Agnostic BERT Compression, Findings of NAACL 2024,
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from methods.parts.bert import set_dropout
+from methods.parts.bert import Bert, initialise, set_dropout
 from methods.parts.inherited import Inheritance, inherited_student
 from methods.parts.label_training import label_training
 from methods.parts.layout import Layout
@@ -29,7 +29,7 @@ from methods.parts.masked_text import Text, with_classifier
 from methods.parts.ranges import check_compat, check_least
 from methods.parts.recipe import Recipe
 from methods.parts.run import Outcome, Run
-from methods.parts.splits import open_splits
+from methods.parts.splits import Splits, open_splits
 from methods.parts.tasks import Task
 from methods.parts.teacher import Teacher
 
@@ -42,6 +42,8 @@ class Config:
 
     target: int = 192
     """Hidden width of the student; a multiple of the teacher's heads (`dim`) or of its head width (`head`)."""
+    start: Literal["inherited", "random"] = "inherited"
+    """What fine-tuning begins with; `random` is the control, the same student with no weight inherited."""
     strategy: Literal["dim", "head"] = "dim"
     """`dim`: every head shrinks; `head`: whole heads go."""
     mode: Literal["decoupled", "faithful"] = "decoupled"
@@ -164,13 +166,28 @@ def inheritance_of(config: Config) -> Inheritance:
 def layout(config: Config, teacher: Layout) -> Layout:
     """The teacher's layout at the target width; also refuses a training in which removed dimensions cannot vanish."""
     how = inheritance_of(config)
-    how.check(teacher, config.tolerance)
+    if config.start == "inherited":
+        how.check(teacher, config.tolerance)
     return how.narrowing(teacher).student
 
 
 def compress(task: Task, teacher: Teacher, config: Config, run: Run) -> Outcome:
-    """Make the narrow student, once for all trials of its numbers, and fine-tune it."""
+    """Fine-tune the narrow student, which is made once for all trials of its numbers, or drawn."""
     splits, target = open_splits(task, teacher.tokenizer, run, augmented=False), layout(config, teacher.layout)
+    if config.start == "random":
+        model, numbers = Bert(target), dict[str, float]()
+        initialise(model, run.seed)
+    else:
+        model, numbers = _inherited(task, splits, teacher, config, run)
+    model, recipe = with_classifier(model, target.labels, run.seed).to(run.device), recipe_of(config)
+    set_dropout(model, config.dropout)
+    with run.stage("finetune", final=True) as stage:
+        fit(label_training(model, task, splits, recipe, run), recipe, stage, run)
+    return Outcome(model=model, layout=model.layout, notes=numbers)
+
+
+def _inherited(task: Task, splits: Splits, teacher: Teacher, config: Config, run: Run) -> tuple[Bert, dict[str, float]]:
+    """The merged student with its masked-LM head, and its losses on text."""
     text = Text(
         tokenizer=teacher.tokenizer,
         corpus=task.corpus if config.text == "corpus" else None,
@@ -180,9 +197,4 @@ def compress(task: Task, teacher: Teacher, config: Config, run: Run) -> Outcome:
         unit=config.mask_unit,
         published="published-text" in config.compat,
     )
-    student, numbers = inherited_student(inheritance_of(config), text, teacher, run, tolerance=config.tolerance)
-    model, recipe = with_classifier(student, target.labels, run.seed).to(run.device), recipe_of(config)
-    set_dropout(model, config.dropout)
-    with run.stage("finetune", final=True) as stage:
-        fit(label_training(model, task, splits, recipe, run), recipe, stage, run)
-    return Outcome(model=model, layout=model.layout, notes=numbers)
+    return inherited_student(inheritance_of(config), text, teacher, run, tolerance=config.tolerance)

@@ -83,6 +83,19 @@ def test_a_corpus_trains_one_student_for_all_trials(setting: Setting, tmp_path: 
     }
 
 
+def test_the_control_has_the_shape_and_inherits_nothing(setting: Setting, tmp_path: Path) -> None:
+    runs = [LocalRun(tmp_path / str(seed), store=tmp_path / "store", seed=seed) for seed in (0, 0, 1)]
+    first, again, other = (compressed(setting, run, start="random", lr=0.0, inherit_steps=0) for run in runs)
+    assert first.layout == wid.layout(wid.Config(**TINY), setting.teacher.layout)  # type: ignore[arg-type]
+    assert first.notes == {}
+    assert not list((tmp_path / "store").glob("wid-*"))
+    words, same, drawn = (
+        outcome.model.state_dict()["bert.embeddings.word_embeddings.weight"] for outcome in (first, again, other)
+    )
+    assert torch.equal(words, same)
+    assert not torch.equal(words, drawn)
+
+
 def test_a_stopped_training_on_text_ends_as_if_never_stopped(setting: Setting, tmp_path: Path) -> None:
     whole = trained(setting, LocalRun(tmp_path / "whole", store=tmp_path / "one"), inherit_steps=32, penalty=95.0)
     with pytest.raises(Stopped):  # 20 updates of the head come first
