@@ -1,6 +1,6 @@
 """Uniform and per-layer widths of DynaBERT's supernets in one picture: one panel a sweep, and what per-layer brings.
 
-Run as `python benchmarks/subnet_fronts.py FOLDER SWEEP [SWEEP ...] --out fronts.svg` on sweeps of
+Run as `python benchmarks/pictures/subnet_fronts.py FOLDER SWEEP [SWEEP ...] --out fronts.svg` on sweeps of
 `search_spaces/dynabert.yaml`, one for each seed of the supernet. Sub-networks are chosen by their score on one half of
 dev; every number in picture and table is of the other half. The table asks at every uniform choice of the front: how
 much better is the best per-layer choice that is no larger? The mean over the front's points is one number a sweep.
