@@ -34,7 +34,6 @@ from methods.parts.wordpiece import train_wordpiece
 from orchestrator.configs import build, load_method
 
 WORDS = ("sun", "moon", "star", "sky", "rain", "snow", "wind", "cloud")
-ONCE = {"epochs": 1.0, "precision": "fp32"}
 STAGES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "finetune": {"labels": {}},
     "rosita": {"importance": {}, "distil": {}},
@@ -89,7 +88,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Runs one method; the seconds between the steps of each stage's optimizer, and the peak in bytes."""
     method, stages = load_method(name), STAGES[name]
     values = {key: value for settings in stages.values() for key, value in settings.items()}
-    sizes = {"batch_size": options.batch, **ONCE, "precision": options.precision}
+    sizes = {"epochs": 1.0, "batch_size": options.batch, "precision": options.precision}
     if name == "wid":
         values |= {"inherit_batch_size": options.batch, "inherit_steps": options.steps, "head_steps": options.steps}
     stepped: dict[int, list[float]] = {}
